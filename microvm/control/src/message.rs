@@ -1,0 +1,157 @@
+//! The messages. Serialized with postcard; both ends are built from the same tree, so there is no version field.
+
+use serde::{Deserialize, Serialize};
+
+/// From the runtime to the vmm.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Request {
+    /// Enter the jail and boot. Exactly once, first.
+    Boot(Box<VmSpec>),
+    /// Open a vsock stream to the guest's `port`. Carries one fd: a connected SOCK_STREAM socket that the vmm keeps and relays.
+    /// Answered by `Done` when the guest accepted, by `Failed` when it refused (reset) or did not answer in time.
+    Connect {
+        /// Guest's vsock port.
+        port: u32,
+    },
+    /// Plug a block device. Carries one fd. Answered by `Attached`.
+    AttachDisk(DiskSpec),
+    /// Unplug the block device; the guest has released it.
+    DetachDisk {
+        /// As given in `AttachDisk`.
+        id: String,
+    },
+    /// Answered by `Counters`.
+    ReadCounters,
+}
+
+/// From the vmm to the runtime.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Reply {
+    /// The jail is entered. Sent by the outer process, from the runtime's pid namespace.
+    Jailed {
+        /// Pid of the vmm as the runtime's pid namespace numbers it.
+        pid: u32,
+    },
+    /// vCPUs are about to run.
+    Booted,
+    /// The request was carried out.
+    Done,
+    /// The disk is on the bus.
+    Attached {
+        /// PCI slot on bus 0 (function 0): the guest finds the device as `0000:00:SLOT.0`.
+        slot: u8,
+    },
+    /// The request failed. The message names the object.
+    Failed {
+        /// Lower-case sentence for a user.
+        message: String,
+    },
+    /// Answer to `ReadCounters`.
+    Counters(Counters),
+    /// The machine is gone; last message.
+    Stopped(StopReason),
+}
+
+/// Why a machine stopped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StopReason {
+    /// The guest powered itself off.
+    PoweredOff,
+    /// The guest reset itself (triple fault, reboot): never asked for, so a failure.
+    Reset {
+        /// Last lines of the guest's console, lossy UTF-8, at most 4 KiB.
+        console: String,
+    },
+    /// The guest kernel panicked.
+    Panicked {
+        /// Last lines of the guest's console, lossy UTF-8, at most 4 KiB.
+        console: String,
+    },
+    /// The vmm could not go on (before or after the boot).
+    Failed {
+        /// What was attempted, on what, and why it failed.
+        message: String,
+        /// Last lines of the guest's console, lossy UTF-8, at most 4 KiB.
+        console: String,
+    },
+}
+
+/// Everything a vmm needs to know to boot one machine.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VmSpec {
+    /// vCPUs, 1 to 128.
+    pub vcpus: u8,
+    /// Guest memory in MiB, 64 or more.
+    pub memory_mib: u32,
+    /// Appended to the kernel command line that the vmm builds.
+    pub extra_cmdline: String,
+    /// Write all kernel messages to the serial console (every byte is an exit); otherwise only emergencies.
+    pub verbose_console: bool,
+    /// The namespaces and ids the vmm lives in.
+    pub jail: JailSpec,
+    /// What the descriptors of the `Boot` packet are, in order.
+    pub fds: Vec<BootFd>,
+    /// Disks that are there from the first moment; their descriptors follow in `fds` as `BootFd::Disk`, in this order.
+    pub disks: Vec<DiskSpec>,
+}
+
+/// A descriptor that comes with `Boot`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BootFd {
+    /// /dev/kvm, read-write.
+    Kvm,
+    /// The guest kernel, an uncompressed vmlinux ELF, read-only.
+    Kernel,
+    /// The agent's read-only file-system image (erofs), read-only.
+    AgentImage,
+    /// O_PATH directory that becomes the vmm's root and the guest's share; a mount point with slave-able propagation.
+    Share,
+    /// Network namespace to enter.
+    NetworkNamespace,
+    /// A block device or image file; see `VmSpec::disks`.
+    Disk,
+    /// Where guest console output goes (append-only file); absent: only the ring of last lines is kept.
+    ConsoleLog,
+}
+
+/// Ids and namespaces.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct JailSpec {
+    /// Lines of uid_map.
+    pub uid_map: Vec<IdExtent>,
+    /// Lines of gid_map.
+    pub gid_map: Vec<IdExtent>,
+}
+
+/// One line of uid_map or gid_map (user_namespaces(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdExtent {
+    /// First id inside.
+    pub inside: u32,
+    /// First id outside.
+    pub outside: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// A block device of the guest.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DiskSpec {
+    /// Name for messages and for `DetachDisk`; also the virtio serial (at most 20 bytes are shown to the guest).
+    pub id: String,
+    /// Refuse writes.
+    pub read_only: bool,
+}
+
+/// What the machine cost so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Exits to user space by kind.
+    pub exits_io: u64,
+    /// MMIO exits (ECAM, BARs).
+    pub exits_mmio: u64,
+    /// All other exits to user space.
+    pub exits_other: u64,
+    /// Bytes of guest memory that the vmm wrote before the first instruction.
+    pub bytes_copied_at_boot: u64,
+}

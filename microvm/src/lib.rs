@@ -1,0 +1,6 @@
+//! The virtual machine monitor: one KVM microVM, its devices, and the jail it lives in.
+//!
+//! Distrusts the guest completely: every byte of guest memory, every register write and every queue entry is hostile. Trusts the
+//! runtime, which is its only other peer (`bulkhead-vmm-control`). Opens nothing by host path.
+
+pub mod virtio;

@@ -1,0 +1,3 @@
+//! virtio 1.2 devices and the PCI transport they share.
+
+pub mod device;
