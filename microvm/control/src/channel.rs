@@ -18,6 +18,10 @@ pub const MAX_PACKET: usize = 64 * 1024;
 /// Most descriptors in one packet.
 pub const MAX_FDS: usize = 32;
 
+/// The kernel's own bound (SCM_MAX_FD, unix(7)). Room for that many is always offered, so that a peer that sends too many cannot
+/// make the kernel install descriptors which nobody then owns.
+const KERNEL_MAX_FDS: usize = 253;
+
 /// Why a message did not come through.
 #[derive(Debug, Error)]
 pub enum ChannelError {
@@ -89,10 +93,15 @@ impl Channel {
     /// Receives one message with its descriptors (close-on-exec); waits for it, unless the socket is non-blocking.
     pub fn receive<M: DeserializeOwned>(&self) -> Result<(M, Vec<OwnedFd>), ChannelError> {
         let mut bytes = vec![0u8; MAX_PACKET];
-        let mut control = cmsg_space!([RawFd; MAX_FDS]);
+        let mut control = cmsg_space!([RawFd; KERNEL_MAX_FDS]);
         let (length, fds, flags) = loop {
             let mut iov = [IoSliceMut::new(&mut bytes)];
-            match recvmsg::<()>(self.socket.as_raw_fd(), &mut iov, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC) {
+            match recvmsg::<()>(
+                self.socket.as_raw_fd(),
+                &mut iov,
+                Some(&mut control),
+                MsgFlags::MSG_CMSG_CLOEXEC,
+            ) {
                 Ok(message) => break (message.bytes, received_fds(&message)?, message.flags),
                 Err(Errno::EINTR) => {}
                 Err(e) => return Err(into_error(e)),
@@ -101,7 +110,7 @@ impl Channel {
         if length == 0 {
             return Err(ChannelError::Closed);
         }
-        if flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) {
+        if flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) || fds.len() > MAX_FDS {
             return Err(ChannelError::TooLarge);
         }
         let packet = bytes.get(..length).ok_or(ChannelError::TooLarge)?;

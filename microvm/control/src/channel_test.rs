@@ -38,6 +38,26 @@ fn bytes_that_are_no_message_are_refused() {
 #[test]
 fn a_message_that_is_too_large_is_not_sent() {
     let (a, _b) = Channel::pair().unwrap();
-    let message = Reply::Failed { message: "x".repeat(super::MAX_PACKET) };
+    let message = Reply::Failed {
+        message: "x".repeat(super::MAX_PACKET),
+    };
     assert!(matches!(a.send(&message, &[]), Err(ChannelError::TooLarge)));
+}
+
+#[test]
+fn too_many_descriptors_are_refused_and_closed() {
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+    use std::os::fd::AsRawFd;
+    let (a, b) = Channel::pair().unwrap();
+    let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+    let raw = [far.as_raw_fd(); super::MAX_FDS + 1];
+    let bytes = [0u8];
+    let control = [ControlMessage::ScmRights(&raw)];
+    let iov = [std::io::IoSlice::new(&bytes)];
+    sendmsg::<()>(a.as_fd().as_raw_fd(), &iov, &control, MsgFlags::empty(), None).unwrap();
+    drop(far);
+    assert!(matches!(b.receive::<Request>(), Err(ChannelError::TooLarge)));
+    // Every received copy is closed again: the other end sees the end of the stream.
+    near.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+    assert_eq!((&near).read(&mut [0u8; 1]).unwrap(), 0);
 }
