@@ -3,4 +3,5 @@
 //! Distrusts the guest completely: every byte of guest memory, every register write and every queue entry is hostile. Trusts the
 //! runtime, which is its only other peer (`bulkhead-vmm-control`). Opens nothing by host path.
 
+pub mod jail;
 pub mod virtio;
