@@ -1,1 +1,3 @@
+//! The operator's command.
+
 fn main() {}
