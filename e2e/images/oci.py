@@ -1,0 +1,98 @@
+#!/usr/bin/env python3
+"""Writes OCI image archives that `ctr images import` and `docker load` both take.
+
+usage: oci.py OUTPUT.tar NAME CONFIG.json LAYER.tar...
+
+CONFIG.json is the image's "config" object (Env, Cmd, Entrypoint, User, ...). Layers are given lowest first and stored
+gzip-compressed. The result depends on the inputs alone, so equal inputs give equal digests.
+"""
+
+import gzip
+import hashlib
+import io
+import json
+import sys
+import tarfile
+
+
+def blob_name(digest):
+    return "blobs/sha256/" + digest
+
+
+def sha256(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+def encode(value):
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def read_layer(path):
+    """Returns (diff id, compressed bytes) of the layer tar at path."""
+    with open(path, "rb") as file:
+        plain = file.read()
+    return sha256(plain), gzip.compress(plain, compresslevel=1, mtime=0)
+
+
+def build(output, name, config, layer_paths):
+    layers = [read_layer(path) for path in layer_paths]
+    image = encode(
+        {
+            "architecture": "amd64",
+            "os": "linux",
+            "created": "2024-01-01T00:00:00Z",
+            "config": config,
+            "rootfs": {"type": "layers", "diff_ids": ["sha256:" + diff_id for diff_id, _ in layers]},
+            "history": [{"created": "2024-01-01T00:00:00Z", "created_by": "e2e/images"} for _ in layers],
+        }
+    )
+    manifest = encode(
+        {
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": descriptor("application/vnd.oci.image.config.v1+json", image),
+            "layers": [descriptor("application/vnd.oci.image.layer.v1.tar+gzip", data) for _, data in layers],
+        }
+    )
+    entry = descriptor("application/vnd.oci.image.manifest.v1+json", manifest)
+    entry["platform"] = {"architecture": "amd64", "os": "linux"}
+    entry["annotations"] = {
+        "io.containerd.image.name": name,
+        "org.opencontainers.image.ref.name": name.rsplit(":", 1)[1],
+    }
+    index = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [entry]}
+    # docker load without the containerd image store reads manifest.json and not the index.
+    docker = [
+        {
+            "Config": blob_name(sha256(image)),
+            "RepoTags": [name.removeprefix("docker.io/")],
+            "Layers": [blob_name(sha256(data)) for _, data in layers],
+        }
+    ]
+    files = {"oci-layout": encode({"imageLayoutVersion": "1.0.0"}), "index.json": encode(index)}
+    files["manifest.json"] = encode(docker)
+    for data in [image, manifest] + [data for _, data in layers]:
+        files[blob_name(sha256(data))] = data
+    with tarfile.open(output, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for path, data in files.items():
+            member = tarfile.TarInfo(path)
+            member.size = len(data)
+            member.mode = 0o644
+            tar.addfile(member, io.BytesIO(data))
+
+
+def descriptor(media_type, data):
+    return {"mediaType": media_type, "digest": "sha256:" + sha256(data), "size": len(data)}
+
+
+def main(arguments):
+    if len(arguments) < 4:
+        sys.exit(__doc__)
+    output, name, config_path, *layer_paths = arguments
+    with open(config_path, encoding="utf-8") as file:
+        config = json.load(file)
+    build(output, name, config, layer_paths)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

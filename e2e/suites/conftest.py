@@ -1,0 +1,110 @@
+"""Options, fixtures and failure reports of the end-to-end suites; they run inside the test host as root."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, os.path.dirname(__file__))
+
+from harness import answers, leftovers, shell  # noqa: E402 (the path comes first)
+
+CONTAINERD_LOG = Path("/var/log/containerd.log")
+LOG_LINES = 60
+
+
+def pytest_addoption(parser):
+    parser.addoption("--runc-only", action="store_true", help="only record and check what runc answers")
+    parser.addoption("--runc-fresh", action="store_true", help="ask runc again although its answers are recorded")
+    parser.addoption("--long", action="store_true", help="the long suites too")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "long: takes minutes; runs only with --long")
+    config.addinivalue_line("markers", "bulkhead: has no counterpart under runc; left out with --runc-only")
+    config.addinivalue_line("markers", "needs_containerd2: uses what containerd 1.7 does not have")
+    config.addinivalue_line("markers", "callers: a smoke run of a caller; these run on every flavour of the host")
+
+
+def containerd_major():
+    answer, _ = shell.bash("containerd --version", {}, 30)
+    found = re.search(r" v?(\d+)\.\d+\.\d+", answer.stdout)
+    return int(found.group(1)) if found else 2
+
+
+def pytest_collection_modifyitems(config, items):
+    old = containerd_major() < 2
+    for item in items:
+        if item.get_closest_marker("long") and not config.getoption("--long"):
+            item.add_marker(pytest.mark.skip(reason="long; run with --long"))
+        if item.get_closest_marker("bulkhead") and config.getoption("--runc-only"):
+            item.add_marker(pytest.mark.skip(reason="--runc-only"))
+        if item.get_closest_marker("needs_containerd2") and old:
+            item.add_marker(pytest.mark.skip(reason="containerd 1.7 does not have this"))
+
+
+@pytest.fixture(scope="session")
+def recorder(request):
+    return answers.Recorder(fresh=request.config.getoption("--runc-fresh"))
+
+
+@pytest.fixture(scope="session")
+def warm(request):
+    """The first container of a boot makes folders and cgroups that stay by design, such as a namespace's own."""
+    shell.bash("ctr run --rm --runtime io.containerd.runc.v2 $BUSYBOX warm-runc true", {}, 60)
+    if not request.config.getoption("--runc-only"):
+        shell.bash("ctr run --rm --runtime io.containerd.bulkhead.v2 $BUSYBOX warm-bulkhead true", {}, 60)
+
+
+@pytest.fixture
+def beside_runc(request, recorder, warm):
+    """A function that runs a case under runc (or takes the recorded answer) and under Bulkhead, and compares."""
+
+    def check(case, runtime=answers.BULKHEAD):
+        runc = recorder.runc(case)
+        if request.config.getoption("--runc-only"):
+            return
+        bulkhead, left = answers.run_case(case, runtime)
+        answers.compare(case, runc, bulkhead, left)
+
+    return check
+
+
+@pytest.fixture
+def nothing_left(warm):
+    """Fails the test when the host has more processes, mounts, sockets, cgroups or files after it than before."""
+    before = leftovers.snapshot()
+    yield
+    left = leftovers.wait_for_nothing_new(before, seconds=15)
+    assert not left, "left behind:\n" + "\n".join(left)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item, nextitem):
+    item.log_start = CONTAINERD_LOG.stat().st_size if CONTAINERD_LOG.exists() else 0
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.failed:
+        report.sections.append((f"containerd's and the shims' log, last {LOG_LINES} lines of this test", log_tail(item)))
+        report.sections.append(("runtime processes on the host", runtime_processes()))
+    return report
+
+
+def log_tail(item):
+    """What containerd and, through its log pipe, the shims wrote during the test."""
+    if not CONTAINERD_LOG.exists():
+        return "no log"
+    with CONTAINERD_LOG.open("rb") as file:
+        file.seek(getattr(item, "log_start", 0))
+        lines = file.read().decode(errors="replace").splitlines()
+    return "\n".join(line[:400] for line in lines[-LOG_LINES:])
+
+
+def runtime_processes():
+    return "\n".join(sorted(line for line in leftovers.snapshot() if line.startswith("process ")))

@@ -1,0 +1,168 @@
+"""Cases that are run beside runc: a script, what it must answer, and the comparison of the two runtimes' answers.
+
+A script is bash with the functions of prelude.sh and never names a runtime. runc's answer is recorded under
+/shared/runc-answers by the identity of the host image and by the content of the case, so it runs under runc only once.
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+import subprocess
+import uuid
+from pathlib import Path
+
+from . import leftovers, shell
+
+RUNC = {"RT": "io.containerd.runc.v2", "DRT": "runc", "HANDLER": "runc"}
+BULKHEAD = {"RT": "io.containerd.bulkhead.v2", "DRT": "bulkhead", "HANDLER": "bulkhead"}
+SHIM_SANDBOXER = {**BULKHEAD, "HANDLER": "bulkhead-sandboxed"}
+
+HOST_IMAGE_ID = Path("/etc/bulkhead-host-image-id")
+RECORDS = Path("/shared/runc-answers")
+
+
+@dataclasses.dataclass(frozen=True)
+class Differs:
+    """A documented difference from runc: why, and what Bulkhead answers instead (None: the same as runc)."""
+
+    reason: str
+    status: int | None = None
+    stdout: str | None = None
+    stderr: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One script and what both runtimes must answer to it.
+
+    stdout is the exact text, without the last newline; says and complains are regular expressions of which each must
+    be found in stdout or stderr. stderr is compared word by word unless complains is given: then the runtimes word
+    their messages each in their way.
+    """
+
+    name: str
+    script: str
+    status: int = 0
+    stdout: str | None = None
+    says: tuple = ()
+    complains: tuple = ()
+    timeout: float = 90
+    terminal: tuple | None = None
+    dialogue: tuple = ()
+    differs: Differs | None = None
+
+    def key(self):
+        """The content that decides whether a recorded answer is still an answer to this case."""
+        parts = (self.script, self.terminal, self.dialogue, shell.PRELUDE.read_text(encoding="utf-8"))
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def host_image_id():
+    if HOST_IMAGE_ID.exists():
+        return HOST_IMAGE_ID.read_text(encoding="utf-8").strip()
+    packages = ["containerd", "runc", "docker.io", "busybox-static", "containernetworking-plugins"]
+    versions = subprocess.run(["dpkg-query", "-W", *packages], capture_output=True, check=False, timeout=30).stdout
+    return hashlib.sha256(versions + subprocess.run(["uname", "-a"], capture_output=True, check=False, timeout=30).stdout).hexdigest()[:16]
+
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z| ?[+-]\d\d:?\d\d( UTC)?)?")
+_RUNTIME_NAMES = re.compile(r"io\.containerd\.(runc|bulkhead)\.v2")
+
+
+def normalise(text, identifier, folder):
+    """Takes out what differs from run to run: the id, the folder, times, and the name of the runtime."""
+    text = text.replace(identifier, "ID").replace(folder, "W")
+    text = _RUNTIME_NAMES.sub("RUNTIME", text)
+    return _TIME.sub("TIME", text)
+
+
+def run_case(case, runtime):
+    """Runs the case's script with the given runtime; returns its normalised answer and what it left behind."""
+    identifier = f"{case.name[:40]}-{uuid.uuid4().hex[:6]}"
+    before = leftovers.snapshot()
+    answer, folder = shell.bash(
+        case.script, {**runtime, "ID": identifier}, case.timeout, case.terminal, case.dialogue
+    )
+    left = leftovers.wait_for_nothing_new(before)
+    if left or answer.status == shell.Answer.TIMED_OUT:
+        sweep(identifier)
+    answer.stdout = normalise(answer.stdout, identifier, folder)
+    answer.stderr = normalise(answer.stderr, identifier, folder)
+    return answer, left
+
+
+def sweep(identifier):
+    """Removes the containers of a failed case, as far as containerd can."""
+    script = """
+        for id in $(ctr container ls -q | grep -F "$ID"); do
+            timeout 10 ctr task kill -s KILL "$id"; timeout 10 ctr task rm -f "$id"; timeout 10 ctr container rm "$id"
+        done
+        docker ps -aq --filter "name=$ID" | xargs -r docker rm -f"""
+    shell.bash(script, {"ID": identifier}, 60)
+
+
+def complaints(case, answer, expected_status=None):
+    """What is wrong with an answer by the case's own expectations, as a list of sentences."""
+    wrong = []
+    status = case.status if expected_status is None else expected_status
+    if answer.status == shell.Answer.TIMED_OUT:
+        return [f"it did not end within {case.timeout} s"]
+    if answer.status != status:
+        wrong.append(f"the exit status is {answer.status} and not {status}")
+    if case.stdout is not None and answer.stdout.rstrip("\n") != case.stdout:
+        wrong.append(f"stdout is not {case.stdout!r}")
+    wrong += [f"stdout does not say /{word}/" for word in case.says if not re.search(word, answer.stdout)]
+    wrong += [f"stderr does not say /{word}/" for word in case.complains if not re.search(word, answer.stderr)]
+    return wrong
+
+
+def _show(name, answer):
+    return f"--- {name}: status {answer.status}\nstdout:\n{answer.stdout}\nstderr:\n{answer.stderr}"
+
+
+class Recorder:
+    """Keeps runc's answers. fresh: ask runc again although there is a record."""
+
+    def __init__(self, fresh=False, records=RECORDS):
+        self.fresh = fresh
+        self.folder = records / host_image_id()
+
+    def runc(self, case):
+        """runc's answer to the case; fails when it is not what the case expects of it."""
+        path = self.folder / f"{case.name}-{case.key()}.json"
+        if path.exists() and not self.fresh:
+            answer = shell.Answer(**json.loads(path.read_text(encoding="utf-8")))
+        else:
+            answer, _ = run_case(case, RUNC)
+        wrong = complaints(case, answer)
+        assert not wrong, f"runc does not answer as the case says: {'; '.join(wrong)}\n{_show('runc', answer)}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".tmp")
+        partial.write_text(json.dumps(dataclasses.asdict(answer)), encoding="utf-8")
+        partial.rename(path)
+        return answer
+
+
+def compare(case, runc, bulkhead, left):
+    """Fails unless Bulkhead answered as runc did, or as the documented difference says, and left nothing."""
+    differs = case.differs or Differs("")
+    wrong = []
+    for field in ("status", "stdout", "stderr"):
+        theirs, ours, expected = getattr(runc, field), getattr(bulkhead, field), getattr(differs, field)
+        if expected is not None:
+            same = ours == expected if field == "status" else re.search(expected, ours) is not None
+            if not same:
+                wrong.append(f"{field} is not what the documented difference says: {expected!r}")
+            elif ours == theirs:
+                wrong.append(f"{field} is the same as runc's: the documented difference is gone ({differs.reason})")
+        elif field == "stderr" and case.complains:
+            continue
+        elif ours != theirs:
+            wrong.append(f"{field} differs from runc's")
+    if case.differs is None:
+        wrong += complaints(case, bulkhead)
+    elif bulkhead.status == shell.Answer.TIMED_OUT:
+        wrong.append(f"it did not end within {case.timeout} s")
+    wrong += [f"left behind: {line}" for line in left]
+    assert not wrong, "\n".join([case.name, *wrong, _show("runc", runc), _show("bulkhead", bulkhead)])

@@ -1,0 +1,86 @@
+"""Many small questions asked inside one container, each compared on its own: a container's start costs seconds."""
+
+import dataclasses
+import re
+
+from . import answers
+
+
+@dataclasses.dataclass(frozen=True)
+class Fact:
+    """A line of shell that runs in the container, and what its output must hold under runc (a regular expression).
+
+    bulkhead: the pattern of a documented difference, with its reason.
+    """
+
+    name: str
+    snippet: str
+    says: str = ""
+    bulkhead: str | None = None
+    reason: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Facts that share a container: options are those of `ctr run`, before is shell that runs on the host first."""
+
+    name: str
+    options: str
+    facts: tuple
+    before: str = ":"
+    image: str = "$BUSYBOX"
+
+    def case(self):
+        inside = "\n".join(f"echo '@@ {fact.name}'\n( {fact.snippet}\n) 2>&1 </dev/null" for fact in self.facts)
+        # The quoted delimiter keeps the text as it is; the container's shell gets it as one argument.
+        script = f"{self.before}\nFACTS=$(cat <<'END-OF-FACTS'\n{inside}\nEND-OF-FACTS\n)\n"
+        script += f'run {self.options} {self.image} "$ID" sh -c "$FACTS"'
+        return answers.Case(f"facts-{self.name}", script)
+
+
+def split(stdout):
+    """The output of each fact by its name."""
+    found = {}
+    for part in re.split(r"^@@ ", stdout, flags=re.MULTILINE)[1:]:
+        name, _, text = part.partition("\n")
+        found[name] = text
+    return found
+
+
+class Asker:
+    """Runs each group once a session for each runtime."""
+
+    def __init__(self, recorder, runc_only):
+        self.recorder = recorder
+        self.runc_only = runc_only
+        self.known = {}
+
+    def ask(self, group):
+        """runc's facts, Bulkhead's facts (None with --runc-only) and what Bulkhead's container left behind."""
+        if group.name not in self.known:
+            case = group.case()
+            runc = self.recorder.runc(case)
+            bulkhead, left = (None, []) if self.runc_only else answers.run_case(case, answers.BULKHEAD)
+            self.known[group.name] = (runc, bulkhead, left)
+        return self.known[group.name]
+
+    def check(self, group, fact):
+        runc, bulkhead, _ = self.ask(group)
+        theirs = split(runc.stdout)[fact.name]
+        assert re.search(fact.says, theirs), f"runc does not say /{fact.says}/ but {theirs!r}"
+        if bulkhead is None:
+            return
+        everything = split(bulkhead.stdout)
+        assert fact.name in everything, f"no answer: status {bulkhead.status}, {bulkhead.stderr}\n{bulkhead.stdout[-500:]}"
+        ours = everything[fact.name]
+        if fact.bulkhead is None:
+            assert ours == theirs
+        else:
+            assert re.search(fact.bulkhead, ours), f"not as the documented difference says ({fact.reason}): {ours!r}"
+            assert ours != theirs, f"the documented difference is gone: {fact.reason}"
+
+    def check_ending(self, group):
+        runc, bulkhead, left = self.ask(group)
+        if bulkhead is not None:
+            assert (bulkhead.status, bulkhead.stderr) == (runc.status, runc.stderr)
+            assert not left, "left behind:\n" + "\n".join(left)

@@ -1,0 +1,87 @@
+"""What containers leave on the host: everything is listed before and after a case, and nothing may be added."""
+
+import os
+import time
+from pathlib import Path
+
+# Programs of the runtimes, found by name even where they live in the host's own namespaces.
+RUNTIME_PROGRAMS = ("containerd-shim", "bulkhead", "runc", "crun")
+FOLDERS = (
+    "/run/containerd/s",
+    "/run/containerd/fifo",
+    "/run/containerd/runc",
+    "/run/containerd/io.containerd.runtime.v2.task",
+    "/var/lib/containerd/io.containerd.runtime.v2.task",
+    "/run/containerd/io.containerd.grpc.v1.cri",
+    "/run/containerd/io.containerd.sandbox.controller.v1.shim",
+    "/run/bulkhead",
+    "/run/netns",
+    "/run/docker/netns",
+    "/run/docker/containerd",
+)
+
+
+def _processes():
+    host = os.readlink("/proc/self/ns/mnt")
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            arguments = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            name = (entry / "comm").read_text().strip()
+            state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
+            parent = (entry / "stat").read_text().rsplit(")", 1)[1].split()[1]
+            if parent == "2" or entry.name == "2":
+                continue
+            apart = os.readlink(entry / "ns/mnt") != host
+        except OSError:
+            continue
+        if apart or name.startswith(RUNTIME_PROGRAMS):
+            yield f"process {entry.name} {name} ({state}): {arguments[:200]}"
+
+
+def _mounts():
+    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
+        fields = line.split()
+        yield f"mount {fields[4]} ({fields[fields.index('-') + 1]}), mount id {fields[0]}"
+
+
+def _entries():
+    for folder in FOLDERS:
+        for path, folders, files in os.walk(folder):
+            for name in folders + files:
+                yield f"entry {path}/{name}"
+
+
+def _cgroups():
+    for path, folders, _ in os.walk("/sys/fs/cgroup"):
+        for name in folders:
+            yield f"cgroup {path}/{name}"
+
+
+def _links():
+    for name in os.listdir("/sys/class/net"):
+        yield f"network interface {name}"
+
+
+def _loops():
+    for path in Path("/sys/block").glob("loop*/loop/backing_file"):
+        yield f"loop device {path.parts[3]}"
+
+
+def snapshot():
+    """The set of everything that a container could leave, one line each."""
+    found = set()
+    for source in (_processes, _mounts, _entries, _cgroups, _links, _loops):
+        found.update(source())
+    return found
+
+
+def wait_for_nothing_new(before, seconds=10.0):
+    """Returns what is there beyond `before` once that no longer shrinks to nothing within the given time."""
+    end = time.monotonic() + seconds
+    while True:
+        new = snapshot() - before
+        if not new or time.monotonic() > end:
+            return sorted(new)
+        time.sleep(0.1)
