@@ -1,0 +1,57 @@
+use super::*;
+
+#[test]
+fn credit_is_the_peers_buffer_less_what_is_under_way() {
+    let mut credit = Credit::default();
+    assert_eq!(credit.available(), 0);
+    credit.heard(1000, 0);
+    credit.send(400);
+    assert_eq!(credit.available(), 600);
+    credit.heard(1000, 400);
+    assert_eq!(credit.available(), 1000);
+}
+
+#[test]
+fn counters_wrap() {
+    let mut credit = Credit {
+        sent: u32::MAX - 9,
+        peer_taken: u32::MAX - 9,
+        peer_buffer: 100,
+        ..Credit::default()
+    };
+    credit.send(50);
+    assert_eq!(credit.available(), 50);
+    credit.heard(100, 40);
+    assert_eq!(credit.available(), 100);
+}
+
+#[test]
+fn a_peer_that_took_more_than_it_was_sent_or_shrank_its_buffer_gets_nothing() {
+    let mut credit = Credit::default();
+    credit.heard(1000, 1);
+    assert_eq!(credit.available(), 0);
+    credit.heard(1000, 0);
+    credit.send(800);
+    credit.heard(500, 0);
+    assert_eq!(credit.available(), 0);
+}
+
+#[test]
+fn overrunning_the_window_is_noticed() {
+    let mut credit = Credit::default();
+    assert!(credit.receive(RECEIVE_BUFFER));
+    assert!(!credit.receive(1));
+    let mut credit = Credit::default();
+    assert!(!credit.receive(u32::MAX));
+}
+
+#[test]
+fn the_guest_hears_of_room_when_half_of_the_window_was_taken() {
+    let mut credit = Credit::default();
+    assert!(credit.receive(RECEIVE_BUFFER));
+    assert!(!credit.take(RECEIVE_BUFFER / 2 - 1));
+    assert!(credit.take(1));
+    assert_eq!(credit.granted(), (RECEIVE_BUFFER, RECEIVE_BUFFER / 2));
+    credit.announced();
+    assert!(!credit.take(1));
+}
