@@ -1,0 +1,145 @@
+//! Serves the pod's share to the guest: FUSE requests in guest memory, answered from the files below one directory.
+//!
+//! Distrusts the guest. The boundary is the process's mount namespace: the root of the share is the root of everything that this
+//! process can name. Within it, virtiofsd's pass-through file system opens only relative to descriptors of the share, with
+//! RESOLVE_IN_ROOT and NO_MAGICLINKS, or by number below a /proc/self/fd that was opened before the jail.
+//!
+//! The library gives up (and so ends this pod, nothing else) on a few requests that no honest driver makes; [`request`] refuses
+//! those. A guest that rewrites a request while it is being served can still end its own monitor that way.
+//!
+//! File locks are not served: the driver is not offered FUSE_POSIX_LOCKS and FUSE_FLOCK_LOCKS and keeps locks to itself, so they
+//! work among the containers of a pod.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::stat::Mode;
+use thiserror::Error;
+use virtiofsd::descriptor_utils::{Reader, Writer};
+use virtiofsd::passthrough::{self, CachePolicy, InodeFileHandlesMode, NegotiationMode, PassthroughFs};
+use virtiofsd::server::Server;
+
+use crate::virtio::ring::Chain;
+
+mod descriptors;
+mod memory;
+mod request;
+
+pub use descriptors::reserve_descriptors;
+pub use memory::ServerMemory;
+
+/// Why the share cannot be served.
+#[derive(Debug, Error)]
+pub enum FileServerError {
+    /// The descriptors of this process cannot be reached.
+    #[error("cannot open self/fd below the given /proc: {0}")]
+    ProcSelfFd(#[source] Errno),
+    /// The descriptor limit cannot be read.
+    #[error("cannot read the limit of open files: {0}")]
+    Limit(#[source] Errno),
+    /// The file system cannot be set up.
+    #[error("cannot serve {root}: {source}")]
+    Setup {
+        /// Directory that was to be served.
+        root: String,
+        /// What went wrong.
+        source: io::Error,
+    },
+}
+
+/// How long and how much the guest may cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SharePolicy {
+    /// Root file systems, which only the pod writes, and volumes, which others may write, on one share: names and attributes are
+    /// believed for a second, file data and directory contents until a changed size or modification time shows them stale.
+    Mixed,
+}
+
+impl SharePolicy {
+    fn timeout(self) -> Duration {
+        match self {
+            SharePolicy::Mixed => Duration::from_secs(1),
+        }
+    }
+
+    fn cache(self) -> CachePolicy {
+        match self {
+            // Always: an open does not drop what is cached. FUSE_AUTO_INVAL_DATA, which the server always offers, does.
+            SharePolicy::Mixed => CachePolicy::Always,
+        }
+    }
+}
+
+/// Answers FUSE requests. Any number of threads may do so at a time.
+pub struct FileServer {
+    server: Server<PassthroughFs>,
+}
+
+impl FileServer {
+    /// Serves the directory `root`. `proc` is a directory descriptor of a /proc that shows this process; it is used only here.
+    /// Clears the umask of the process, because modes come from the guest.
+    pub fn new(root: &str, proc: BorrowedFd<'_>, policy: SharePolicy) -> Result<FileServer, FileServerError> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let self_fd = openat(proc, "self/fd", flags, Mode::empty()).map_err(FileServerError::ProcSelfFd)?;
+        let config = passthrough::Config {
+            root_dir: root.to_owned(),
+            proc_sfd_rawfd: Some(File::from(self_fd)),
+            entry_timeout: policy.timeout(),
+            attr_timeout: policy.timeout(),
+            cache_policy: policy.cache(),
+            writeback: false,
+            xattr: true,
+            posix_acl: NegotiationMode::Auto,
+            security_label: NegotiationMode::Never,
+            announce_submounts: true,
+            inode_file_handles: InodeFileHandlesMode::Never,
+            killpriv_v2: true,
+            guest_fd_limit: descriptors::for_the_guest().map_err(FileServerError::Limit)?,
+            ..passthrough::Config::default()
+        };
+        let setup = |source| FileServerError::Setup {
+            root: root.to_owned(),
+            source,
+        };
+        let server = Server::new(PassthroughFs::new(config).map_err(setup)?);
+        Ok(FileServer { server })
+    }
+
+    /// What each serving thread does once, first: gets a working directory and a umask of its own, which requests change.
+    pub fn prepare_thread(&self) -> Result<(), Errno> {
+        unshare(CloneFlags::CLONE_FS)
+    }
+
+    /// Answers one request; returns the bytes written. A request that cannot be understood gets no answer.
+    pub fn handle(&self, memory: &ServerMemory, chain: Chain<'_>) -> u32 {
+        if let Err(error) = request::check(&chain) {
+            tracing::warn!(%error, "the guest sent a file request that no driver makes");
+            return 0;
+        }
+        let view = memory.view();
+        let (reader, writer) = match (Reader::new(view, chain.clone()), Writer::new(view, chain)) {
+            (Ok(reader), Ok(writer)) => (reader, writer),
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::warn!(%error, "the guest sent a file request in unusable buffers");
+                return 0;
+            }
+        };
+        match self.server.handle_message(reader, writer, None::<&mut ()>) {
+            Ok(written) => u32::try_from(written).unwrap_or(0),
+            Err(error) => {
+                tracing::warn!(%error, "the guest sent a file request that cannot be read");
+                0
+            }
+        }
+    }
+
+    /// Forgets everything that the guest looked up and opened. No request is being handled.
+    pub fn forget_all(&self) {
+        self.server.destroy();
+    }
+}

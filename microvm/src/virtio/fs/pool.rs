@@ -1,0 +1,206 @@
+//! The threads of a file-system device.
+//!
+//! Each thread waits for kicks of all queues, takes one request at a time and serves it to its end, so that a request costs no
+//! hand-over. As long as the bound allows, one thread more than there are requests being served exists: a request that the host's
+//! file system keeps waiting does not keep others waiting. Requests never wait for each other, so the bound cannot deadlock.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use thiserror::Error;
+
+use crate::file_server::{FileServer, ServerMemory};
+use crate::jail::{SpawnError, ThreadKind, spawn_worker};
+use crate::virtio::ring::Ring;
+
+/// Most threads of one device.
+const MAX_THREADS: usize = 4;
+
+/// Epoll's token for the end; smaller ones are queues.
+const TOKEN_STOP: u64 = u64::MAX;
+
+/// Why the device has no threads.
+#[derive(Debug, Error)]
+pub enum PoolError {
+    /// No epoll or event descriptor.
+    #[error("cannot watch the queues: {0}")]
+    Watch(#[from] Errno),
+    /// Not even one thread.
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+}
+
+/// The running threads.
+pub struct Pool {
+    shared: Arc<Shared>,
+}
+
+/// A queue and the event by which one thread tells another that there is more in it.
+struct SharedRing {
+    ring: Mutex<Ring>,
+    more: EventFd,
+}
+
+struct Shared {
+    server: Arc<FileServer>,
+    memory: ServerMemory,
+    rings: Vec<SharedRing>,
+    epoll: Epoll,
+    stop: EventFd,
+    /// Threads that wait for a kick.
+    idle: AtomicUsize,
+    threads: Mutex<Threads>,
+}
+
+#[derive(Default)]
+struct Threads {
+    handles: Vec<JoinHandle<()>>,
+    stopping: bool,
+}
+
+impl Pool {
+    /// Starts serving with one thread.
+    pub fn start(server: Arc<FileServer>, memory: ServerMemory, rings: Vec<Ring>) -> Result<Pool, PoolError> {
+        let event = || EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let stop = event()?;
+        epoll.add(&stop, EpollEvent::new(EpollFlags::EPOLLIN, TOKEN_STOP))?;
+        let mut shared_rings = Vec::with_capacity(rings.len());
+        for (token, ring) in (0..).zip(rings) {
+            let more = event()?;
+            // Edge-triggered: each kick wakes one thread, and nobody has to read the count.
+            let edge = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
+            epoll.add(ring.kick(), EpollEvent::new(edge, token))?;
+            epoll.add(&more, EpollEvent::new(edge, token))?;
+            shared_rings.push(SharedRing {
+                ring: Mutex::new(ring),
+                more,
+            });
+        }
+        let shared = Arc::new(Shared {
+            server,
+            memory,
+            rings: shared_rings,
+            epoll,
+            stop,
+            idle: AtomicUsize::new(0),
+            threads: Mutex::default(),
+        });
+        Shared::add_thread(&shared)?;
+        Ok(Pool { shared })
+    }
+
+    /// Ends all threads after the requests that they serve. No guest memory is touched after this.
+    pub fn stop(self) {
+        let handles = {
+            let mut threads = lock(&self.shared.threads);
+            threads.stopping = true;
+            std::mem::take(&mut threads.handles)
+        };
+        // An eventfd that is full is readable too.
+        let _ = self.shared.stop.write(1);
+        for handle in handles {
+            if handle.join().is_err() {
+                tracing::error!("a file server thread panicked");
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// One more thread, unless there are enough or the end has come.
+    fn add_thread(self: &Arc<Shared>) -> Result<(), SpawnError> {
+        let mut threads = lock(&self.threads);
+        if threads.stopping || threads.handles.len() >= MAX_THREADS {
+            return Ok(());
+        }
+        // Counted before it runs, so that nobody starts another one meanwhile.
+        self.idle.fetch_add(1, Ordering::SeqCst);
+        let shared = Arc::clone(self);
+        match spawn_worker("fs", ThreadKind::FileServer, move || shared.run()) {
+            Ok(handle) => {
+                threads.handles.push(handle);
+                Ok(())
+            }
+            Err(error) => {
+                self.idle.fetch_sub(1, Ordering::SeqCst);
+                Err(error)
+            }
+        }
+    }
+
+    /// A thread's life. It counts as idle on entry.
+    fn run(self: Arc<Shared>) {
+        if let Err(error) = self.server.prepare_thread() {
+            tracing::error!(%error, "a file server thread cannot get a working directory of its own");
+            return;
+        }
+        while let Some(ring) = self.wait() {
+            self.idle.fetch_sub(1, Ordering::SeqCst);
+            self.serve(ring);
+            self.idle.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// The queue that was kicked; `None` is the end.
+    fn wait(&self) -> Option<&SharedRing> {
+        loop {
+            let mut events = [EpollEvent::empty()];
+            match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+                Ok(0) | Err(Errno::EINTR) => {}
+                Ok(_) => {
+                    let token = events.first().map_or(TOKEN_STOP, EpollEvent::data);
+                    return usize::try_from(token).ok().and_then(|token| self.rings.get(token));
+                }
+                Err(error) => {
+                    tracing::error!(%error, "a file server thread cannot wait for requests");
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Serves requests until the queue is empty.
+    fn serve(self: &Arc<Shared>, shared_ring: &SharedRing) {
+        let memory = self.memory.guest();
+        let mut ring = lock(&shared_ring.ring);
+        loop {
+            let Some(chain) = ring.pop(memory) else {
+                if ring.ask_for_kick(memory) {
+                    continue;
+                }
+                return;
+            };
+            // Others must hear of what comes, or has come already, while this request is served.
+            let more = ring.ask_for_kick(memory);
+            drop(ring);
+            if more {
+                // An eventfd that is full has told them.
+                let _ = shared_ring.more.write(1);
+            }
+            self.keep_one_idle();
+            let head = chain.head_index();
+            let written = self.server.handle(&self.memory, chain);
+            ring = lock(&shared_ring.ring);
+            ring.give_back(memory, head, written);
+            ring.notify(memory);
+        }
+    }
+
+    /// Starts a thread when all are busy.
+    fn keep_one_idle(self: &Arc<Shared>) {
+        if self.idle.load(Ordering::SeqCst) == 0
+            && let Err(error) = self.add_thread()
+        {
+            tracing::warn!(%error, "the file server goes on with the threads that it has");
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
