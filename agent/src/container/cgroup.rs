@@ -1,0 +1,341 @@
+//! One container's cgroup (v2): limits from the spec, counters, freezing and killing.
+//!
+//! All containers lie under one top group, and the name of each carries a suffix, so that no container id can be taken for
+//! one of the kernel's own files. Limits that mean host hardware (cpuset's CPU and node numbers, io of host devices) act on the
+//! host alone and are left out here.
+
+use super::limits;
+use crate::sys::send_signal;
+use nix::libc;
+use nix::unistd::Pid;
+use oci_spec::runtime::LinuxResources;
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// Where the guest mounts the cgroup v2 tree.
+pub const ROOT: &str = "/sys/fs/cgroup";
+/// The group of all containers, below [`ROOT`].
+const TOP: &str = "pod";
+/// How deep the groups that a container made for itself are followed.
+const MAX_DEPTH: usize = 32;
+/// How long a freeze, and the end of killed processes, may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The files that [`Cgroup::stats`] reads; those of hugetlb are added by what the directory holds.
+const STATS: &[&str] = &[
+    "cpu.stat",
+    "cpu.max",
+    "cpu.weight",
+    "cpu.pressure",
+    "memory.current",
+    "memory.peak",
+    "memory.max",
+    "memory.high",
+    "memory.low",
+    "memory.stat",
+    "memory.events",
+    "memory.swap.current",
+    "memory.swap.max",
+    "memory.pressure",
+    "pids.current",
+    "pids.max",
+    "pids.events",
+    "io.stat",
+    "io.pressure",
+    "cgroup.events",
+];
+
+/// What failed on which file.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    /// A file or directory of the group.
+    #[error("cannot {verb} {}", path.display())]
+    File {
+        /// What was attempted.
+        verb: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A limit that the kernel refuses.
+    #[error("cannot set {file} to {value:?}")]
+    Limit {
+        /// Name of the cgroup file.
+        file: String,
+        /// The refused value.
+        value: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel does not act in time.
+    #[error("{} processes are not {state} after {} s", path.display(), PATIENCE.as_secs())]
+    Late {
+        /// The group.
+        path: PathBuf,
+        /// What was waited for.
+        state: &'static str,
+    },
+}
+
+type Result<T> = std::result::Result<T, CgroupError>;
+
+/// Turns every controller on for the groups of containers. Called once at boot.
+pub fn prepare_tree(root: &Path) -> Result<()> {
+    let top = root.join(TOP);
+    make_directory(&top)?;
+    for group in [root, &top] {
+        let controllers = read(&group.join("cgroup.controllers"))?;
+        let file = group.join("cgroup.subtree_control");
+        for controller in controllers.split_whitespace() {
+            // One at a time: a controller that cannot be delegated must not take the others along.
+            if let Err(error) = fs::write(&file, format!("+{controller}")) {
+                crate::kmsg::notice(&format!(
+                    "controller {controller} stays off in {}: {error}",
+                    group.display()
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A container's group.
+#[derive(Clone, Debug)]
+pub struct Cgroup {
+    path: PathBuf,
+    /// As /proc/PID/cgroup shows it, and libcontainer wants it.
+    name: PathBuf,
+}
+
+impl Cgroup {
+    /// Makes the group of container `id`, empty and without limits.
+    pub fn create(root: &Path, id: &str) -> Result<Self> {
+        let name = Path::new("/").join(TOP).join(format!("{id}.container"));
+        let path = root.join(TOP).join(format!("{id}.container"));
+        make_directory(&path)?;
+        Ok(Self { path, name })
+    }
+
+    /// Path below the mount point.
+    pub fn name(&self) -> &Path {
+        &self.name
+    }
+
+    /// The file that a process is moved into the group with.
+    pub fn procs_file(&self) -> PathBuf {
+        self.path.join("cgroup.procs")
+    }
+
+    /// The file that tells of out-of-memory kills.
+    pub fn memory_events_file(&self) -> PathBuf {
+        self.path.join("memory.events")
+    }
+
+    /// Writes the limits of a spec.
+    pub fn apply(&self, resources: &LinuxResources) -> Result<()> {
+        for limit in limits::files(resources, |file| self.path.join(file).exists()) {
+            fs::write(self.path.join(&limit.file), &limit.value).map_err(|source| CgroupError::Limit {
+                file: limit.file,
+                value: limit.value,
+                source,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Pids of all processes in the group and below.
+    pub fn pids(&self) -> Result<Vec<u32>> {
+        let mut pids = Vec::new();
+        for group in self.tree()? {
+            // Groups that a container removes meanwhile have no processes.
+            if let Ok(text) = fs::read_to_string(group.join("cgroup.procs")) {
+                pids.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
+            }
+        }
+        pids.sort_unstable();
+        pids.dedup();
+        Ok(pids)
+    }
+
+    /// The group and those below it, parents first.
+    fn tree(&self) -> Result<Vec<PathBuf>> {
+        let mut groups = vec![self.path.clone()];
+        let mut level = groups.clone();
+        for _ in 0..MAX_DEPTH {
+            let mut next = Vec::new();
+            for group in &level {
+                let entries = match fs::read_dir(group) {
+                    Ok(entries) => entries,
+                    Err(_) if *group != self.path => continue,
+                    Err(source) => {
+                        return Err(CgroupError::File {
+                            verb: "list",
+                            path: group.clone(),
+                            source,
+                        });
+                    }
+                };
+                let directories = entries
+                    .flatten()
+                    .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+                next.extend(directories.map(|entry| entry.path()));
+            }
+            if next.is_empty() {
+                break;
+            }
+            groups.extend(next.iter().cloned());
+            level = next;
+        }
+        Ok(groups)
+    }
+
+    /// Contents of the counters and limits by file name, those that exist.
+    pub fn stats(&self) -> HashMap<String, String> {
+        let mut files = HashMap::new();
+        let hugetlb = fs::read_dir(&self.path)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| {
+                let name = entry.file_name().into_string().ok()?;
+                name.starts_with("hugetlb.").then_some(name)
+            });
+        for name in STATS.iter().map(|name| (*name).to_string()).chain(hugetlb) {
+            if let Ok(text) = fs::read_to_string(self.path.join(&name)) {
+                files.insert(name, text);
+            }
+        }
+        files
+    }
+
+    /// How many processes the out-of-memory killer has ended in this group and below.
+    pub fn oom_kills(&self) -> u64 {
+        fs::read_to_string(self.memory_events_file()).map_or(0, |text| field(&text, "oom_kill"))
+    }
+
+    /// True if the group was frozen by request.
+    pub fn is_frozen(&self) -> bool {
+        fs::read_to_string(self.path.join("cgroup.freeze")).is_ok_and(|text| text.trim() == "1")
+    }
+
+    /// Freezes or thaws every process and waits until that is so.
+    pub async fn set_frozen(&self, frozen: bool) -> Result<()> {
+        self.write("cgroup.freeze", if frozen { "1" } else { "0" })?;
+        self.until("frozen", u64::from(frozen), if frozen { "frozen" } else { "thawed" })
+            .await
+    }
+
+    /// Sends `signal` to every process. None may escape by forking: the group stands still meanwhile.
+    pub async fn signal(&self, signal: i32) -> Result<()> {
+        if signal == libc::SIGKILL {
+            return self.kill();
+        }
+        let was_frozen = self.is_frozen();
+        if !was_frozen {
+            self.set_frozen(true).await?;
+        }
+        for pid in self.pids()? {
+            // One that has ended meanwhile needs no signal.
+            let _gone = send_signal(Pid::from_raw(pid.cast_signed()), signal);
+        }
+        if was_frozen {
+            Ok(())
+        } else {
+            self.set_frozen(false).await
+        }
+    }
+
+    /// Kills every process in the group and below, frozen ones too.
+    pub fn kill(&self) -> Result<()> {
+        self.write("cgroup.kill", "1")
+    }
+
+    /// Kills what is left, waits for it to be gone and removes the group with those below it. Twice is fine.
+    pub async fn remove(&self) -> Result<()> {
+        if !self.path.exists() {
+            return Ok(());
+        }
+        self.kill()?;
+        self.until("populated", 0, "gone").await?;
+        let deadline = Instant::now() + PATIENCE;
+        for group in self.tree()?.iter().rev() {
+            // The last processes are unhashed a moment after the group has become unpopulated.
+            while let Err(source) = fs::remove_dir(group) {
+                if source.kind() == io::ErrorKind::NotFound {
+                    break;
+                }
+                if Instant::now() >= deadline {
+                    return Err(CgroupError::File {
+                        verb: "remove",
+                        path: group.clone(),
+                        source,
+                    });
+                }
+                sleep(Duration::from_millis(1)).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until `key` in cgroup.events is `value`.
+    async fn until(&self, key: &str, value: u64, state: &'static str) -> Result<()> {
+        let events = self.path.join("cgroup.events");
+        let deadline = Instant::now() + PATIENCE;
+        let mut pause = Duration::from_micros(200);
+        while field(&read(&events)?, key) != value {
+            if Instant::now() >= deadline {
+                return Err(CgroupError::Late {
+                    path: self.path.clone(),
+                    state,
+                });
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    fn write(&self, file: &str, value: &str) -> Result<()> {
+        let path = self.path.join(file);
+        fs::write(&path, value).map_err(|source| CgroupError::File {
+            verb: "write",
+            path,
+            source,
+        })
+    }
+}
+
+/// The number behind `key` in a flat keyed file; 0 if it is not there.
+pub fn field(text: &str, key: &str) -> u64 {
+    let mut values = text
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .filter(|(name, _)| *name == key);
+    values
+        .next()
+        .and_then(|(_, value)| value.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(|source| CgroupError::File {
+        verb: "read",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn make_directory(path: &Path) -> Result<()> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        result => result.map_err(|source| CgroupError::File {
+            verb: "make",
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}

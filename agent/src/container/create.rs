@@ -1,0 +1,265 @@
+//! In the helper: makes a container with libcontainer and leaves its init waiting for the start.
+
+use super::helper::{TerminalSize, receive};
+use super::program;
+use crate::error::chain;
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::syscall::syscall::SyscallType;
+use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::stat::{Mode, mkdirat};
+use nix::unistd::{Pid, Uid};
+use oci_spec::runtime::Spec;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+/// Exit status of an init whose program cannot be run, as runc has it.
+const CANNOT_RUN: i32 = 255;
+
+/// What to make.
+#[derive(Serialize, Deserialize)]
+pub struct Request {
+    /// The container's name.
+    pub id: String,
+    /// Adapted spec.
+    pub spec: Spec,
+    /// The container's own directory, which exists: bundle, state and sockets go there.
+    pub directory: PathBuf,
+    /// A terminal of this size.
+    pub terminal: Option<TerminalSize>,
+    /// Kernel parameters of the guest's network.
+    pub network_sysctls: HashMap<String, String>,
+}
+
+/// Result of the helper's work: the process and its terminal, or what the user shall read.
+pub type Outcome = Result<(Pid, Option<OwnedFd>), String>;
+
+/// Name of the file, below a container's directory, whose socket the waiting init listens on.
+pub fn start_socket(directory: &Path, id: &str) -> PathBuf {
+    directory.join(id).join("notify.sock")
+}
+
+/// Makes the container.
+pub fn run(request: Request) -> Outcome {
+    let rootfs = request
+        .spec
+        .root()
+        .as_ref()
+        .map(|root| root.path().clone())
+        .unwrap_or_default();
+    if !rootfs.is_dir() {
+        return Err(format!(
+            "the container's root file system {} is not there",
+            rootfs.display()
+        ));
+    }
+    apply_network_sysctls(&request.network_sysctls)?;
+    prepare_cwd(&request.spec, &rootfs)?;
+    give_stdio_to_user(
+        request
+            .spec
+            .process()
+            .as_ref()
+            .map_or(0, |process| process.user().uid()),
+    )?;
+    let text = |error: std::io::Error| format!("cannot prepare {}: {error}", request.directory.display());
+    let bundle = request.directory.join("bundle");
+    std::fs::create_dir_all(&bundle).map_err(text)?;
+    let file = File::create(bundle.join("config.json")).map_err(text)?;
+    serde_json::to_writer(file, &request.spec).map_err(|error| text(error.into()))?;
+    let console_path = request.directory.join("console.sock");
+    let console = match request.terminal {
+        None => None,
+        Some(size) => Some((UnixListener::bind(&console_path).map_err(text)?, size)),
+    };
+    let (mut complaint, complaints) = std::io::pipe().map_err(text)?;
+    let built = ContainerBuilder::new(request.id.clone(), SyscallType::default())
+        .with_executor(ContainerProgram {
+            complaints: Arc::new(complaints.into()),
+        })
+        .with_console_socket(console.as_ref().map(|_| &console_path))
+        .with_root_path(&request.directory)
+        .and_then(|builder| builder.as_init(&bundle).with_systemd(false).with_detach(true).build());
+    match built {
+        Ok(container) => {
+            let pid = container
+                .pid()
+                .ok_or("libcontainer made a container without a process")?;
+            let pid = Pid::from_raw(pid.as_raw());
+            let terminal = console.map(|(listener, size)| take_terminal(&listener, size, &request.spec, pid));
+            Ok((pid, terminal.transpose()?))
+        }
+        Err(error) => {
+            // Whatever the init had to say was in the pipe before libcontainer could report it.
+            let mut said = [0; 4096];
+            let count = crate::transport::set_nonblocking(&complaint).and_then(|()| complaint.read(&mut said));
+            let said = String::from_utf8_lossy(said.get(..count.unwrap_or(0)).unwrap_or_default());
+            let cause = if said.is_empty() {
+                chain(&error)
+            } else {
+                said.into_owned()
+            };
+            Err(format!("unable to start container process: {cause}"))
+        }
+    }
+}
+
+/// Writes the pod-wide kernel parameters below /proc/sys/net.
+fn apply_network_sysctls(sysctls: &HashMap<String, String>) -> Result<(), String> {
+    for (key, value) in sysctls {
+        // Dots separate, unless the key is written with slashes: then a dot belongs to an interface's name.
+        let relative = if key.contains('/') {
+            key.clone()
+        } else {
+            key.replace('.', "/")
+        };
+        if relative.split('/').any(|part| part.is_empty() || part == "..") {
+            return Err(format!("sysctl {key:?} is not a valid name"));
+        }
+        let path = Path::new("/proc/sys").join(relative);
+        std::fs::write(&path, value).map_err(|error| format!("cannot set sysctl {key}={value}: {error}"))?;
+    }
+    Ok(())
+}
+
+/// runc makes a missing working directory; so does this, unless a mount lies over the place.
+fn prepare_cwd(spec: &Spec, rootfs: &Path) -> Result<(), String> {
+    let Some(cwd) = spec.process().as_ref().map(|process| process.cwd().clone()) else {
+        return Ok(());
+    };
+    if !cwd.is_absolute() {
+        return Err("Cwd must be an absolute path".to_string());
+    }
+    let mut base = rootfs.to_owned();
+    let mut rest = cwd.as_path();
+    for mount in spec.mounts().iter().flatten() {
+        if let Ok(below) = cwd.strip_prefix(mount.destination()) {
+            match mount.source().as_ref().filter(|_| libcontainer_binds(mount)) {
+                Some(source) => (base, rest) = (source.clone(), below),
+                // A file system of its own; its mount point is made with it.
+                None => return Ok(()),
+            }
+        }
+    }
+    let failed = |errno: nix::Error| {
+        format!(
+            "unable to start container process: chdir to cwd ({cwd:?}) set in config.json failed: {}",
+            program::text(errno)
+        )
+    };
+    make_directories(&base, rest).map_err(failed)
+}
+
+fn libcontainer_binds(mount: &oci_spec::runtime::Mount) -> bool {
+    let options = mount.options().iter().flatten();
+    mount.typ().as_deref() == Some("bind") || options.into_iter().any(|option| option == "bind" || option == "rbind")
+}
+
+/// mkdir -p of `path` inside `base`, whose symbolic links cannot lead out of it.
+fn make_directories(base: &Path, path: &Path) -> nix::Result<()> {
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT);
+    let root =
+        File::open(base).map_err(|error| nix::Error::from_raw(error.raw_os_error().unwrap_or(nix::libc::EIO)))?;
+    let mut so_far = PathBuf::from(".");
+    let mut parent: Option<OwnedFd> = None;
+    for part in path.components() {
+        let Component::Normal(name) = part else { continue };
+        so_far.push(name);
+        let opened = match openat2(&root, &so_far, how) {
+            Err(nix::Error::ENOENT) => {
+                let mode = Mode::from_bits_truncate(0o755);
+                match &parent {
+                    Some(parent) => mkdirat(parent, name, mode)?,
+                    None => mkdirat(&root, name, mode)?,
+                }
+                openat2(&root, &so_far, how)
+            }
+            result => result,
+        };
+        parent = Some(opened?);
+    }
+    Ok(())
+}
+
+/// A program that runs as another user may open /dev/stdout anew, which asks for the owner of the pipe or terminal behind it.
+/// Acts on the calling process's standard streams; /dev/null belongs to everybody.
+pub fn give_stdio_to_user(uid: u32) -> Result<(), String> {
+    let null = std::fs::metadata("/dev/null").map_or(0, |metadata| metadata.rdev());
+    for stream in [
+        std::io::stdin().as_fd(),
+        std::io::stdout().as_fd(),
+        std::io::stderr().as_fd(),
+    ] {
+        let failed =
+            |errno: nix::Error| format!("cannot give a standard stream to user {uid}: {}", program::text(errno));
+        let status = nix::sys::stat::fstat(stream).map_err(failed)?;
+        if status.st_uid != uid && (status.st_rdev == 0 || status.st_rdev != null) {
+            nix::unistd::fchown(stream, Some(Uid::from_raw(uid)), None).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+/// Receives the terminal that the init has made inside the container, and finishes it.
+fn take_terminal(listener: &UnixListener, size: TerminalSize, spec: &Spec, pid: Pid) -> Result<OwnedFd, String> {
+    let failed = |error: std::io::Error| format!("cannot receive the container's terminal: {error}");
+    // The init has connected and sent before it reported ready.
+    let (connection, _) = listener.accept().map_err(failed)?;
+    let (mut bytes, mut terminal) = (Vec::new(), None);
+    receive(connection.as_raw_fd(), &mut bytes, &mut terminal).map_err(failed)?;
+    let terminal = terminal.ok_or("the container's init sent no terminal")?;
+    if size.width != 0 || size.height != 0 {
+        crate::sys::set_terminal_size(&terminal, size.width, size.height).map_err(|errno| failed(errno.into()))?;
+    }
+    let uid = spec.process().as_ref().map_or(0, |process| process.user().uid());
+    std::os::unix::fs::chown(format!("/proc/{pid}/fd/0"), Some(uid), None).map_err(failed)?;
+    Ok(terminal)
+}
+
+/// Runs inside the container's init: the program is looked up before the container counts as created, and run when it starts.
+#[derive(Clone)]
+struct ContainerProgram {
+    /// Pipe to the helper for the exact message, which libcontainer's own errors would bury.
+    complaints: Arc<OwnedFd>,
+}
+
+impl Executor for ContainerProgram {
+    fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
+        let process = spec
+            .process()
+            .as_ref()
+            .ok_or(ExecutorValidationError::ArgValidationError("no process".into()))?;
+        program::find(process).map(drop).map_err(|message| {
+            // If the pipe is broken the helper has gone, and nobody reads either message.
+            let _unread = nix::unistd::write(&self.complaints, message.as_bytes());
+            ExecutorValidationError::ArgValidationError(message)
+        })
+    }
+
+    fn setup_envs(&self, _: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
+        // The program's environment is made from the spec when it is run, in the spec's order.
+        Ok(())
+    }
+
+    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        let message = match spec.process() {
+            None => "no process".to_string(),
+            Some(process) => match program::find(process) {
+                Ok(path) => program::become_program(&path, process),
+                Err(message) => message,
+            },
+        };
+        // The container counts as started: the message can only go where the program's own would.
+        let _closed = writeln!(std::io::stderr(), "{message}");
+        std::process::exit(CANNOT_RUN);
+    }
+}

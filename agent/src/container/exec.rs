@@ -1,0 +1,211 @@
+//! In the helper: starts a further process in a running container.
+//!
+//! libcontainer's own way does not carry the container's seccomp profile over, so this is done here: join the namespaces of the
+//! container's init, fork into them, become the user with the container's restrictions, run the program. The order follows what
+//! each step needs: the cgroup and the terminal before privileges go, the filter last (or before the capabilities go, when the
+//! process may gain privileges and loading a filter therefore needs one).
+
+use super::create::{Outcome, give_stdio_to_user};
+use super::helper::TerminalSize;
+use super::program;
+use crate::sys;
+use libcontainer::capabilities::{drop_privileges, reset_effective};
+use libcontainer::syscall::syscall::create_syscall;
+use nix::fcntl::OFlag;
+use nix::sched::{CloneFlags, setns};
+use nix::sys::prctl::{set_dumpable, set_keepcaps, set_no_new_privs};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{
+    ForkResult, Gid, Pid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, setgroups, setresgid, setresuid, setsid,
+};
+use oci_spec::runtime::{LinuxSeccomp, Process};
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+/// What to start.
+#[derive(Serialize, Deserialize)]
+pub struct Request {
+    /// Init of the container in the guest's root pid namespace.
+    pub init: i32,
+    /// cgroup.procs of the container.
+    pub procs_file: PathBuf,
+    /// What to run and as whom.
+    pub process: Process,
+    /// The container's profile.
+    pub seccomp: Option<LinuxSeccomp>,
+    /// A terminal of this size.
+    pub terminal: Option<TerminalSize>,
+}
+
+/// Starts the process. Returns once its program runs.
+pub fn run(request: Request) -> Outcome {
+    start(&request).map_err(|message| format!("exec failed: unable to start container process: {message}"))
+}
+
+fn start(request: &Request) -> Outcome {
+    let failed = |what: &str, error: &dyn std::error::Error| format!("{what}: {error}");
+    let init = sys::pidfd_open(Pid::from_raw(request.init)).map_err(|error| failed("container init", &error))?;
+    let procs = File::options()
+        .write(true)
+        .open(&request.procs_file)
+        .map_err(|error| failed("cgroup", &error))?;
+    if let Some(score) = request.process.oom_score_adj() {
+        std::fs::write("/proc/self/oom_score_adj", score.to_string())
+            .map_err(|error| failed("oom_score_adj", &error))?;
+    }
+    // From here on the container's processes may see this one.
+    set_dumpable(false).map_err(|error| failed("set undumpable", &error))?;
+    let own_user_namespace = user_namespace("self") == user_namespace(&request.init.to_string());
+    let mut namespaces = CloneFlags::CLONE_NEWIPC
+        | CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWPID
+        | CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWCGROUP;
+    if !own_user_namespace {
+        namespaces |= CloneFlags::CLONE_NEWUSER;
+    }
+    let (master_receiver, master_sender) =
+        std::os::unix::net::UnixStream::pair().map_err(|error| failed("socket", &error))?;
+    let (complaint, complaints) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|error| failed("pipe", &error))?;
+    let alone = sys::SingleThreaded::prove().map_err(|error| failed("fork", &error))?;
+    setns(&init, namespaces).map_err(|error| failed("join the container's namespaces", &error))?;
+    match alone.fork().map_err(|error| failed("fork", &error))? {
+        ForkResult::Child => {
+            drop((complaint, master_receiver));
+            let message = match enter(request, procs, &master_sender) {
+                Ok(path) => program::become_program(&path, &request.process),
+                Err(message) => message,
+            };
+            let _helper_gone = File::from(complaints).write_all(message.as_bytes());
+            std::process::exit(255);
+        }
+        ForkResult::Parent { child } => {
+            drop((complaints, master_sender, procs));
+            let mut message = String::new();
+            // Ends when the program runs (the pipe closes on exec) or the child has given up.
+            File::from(complaint)
+                .read_to_string(&mut message)
+                .map_err(|error| failed("child", &error))?;
+            if !message.is_empty() {
+                return Err(message);
+            }
+            let mut terminal = None;
+            if request.terminal.is_some() {
+                use std::os::fd::AsRawFd;
+                super::helper::receive(master_receiver.as_raw_fd(), &mut Vec::new(), &mut terminal)
+                    .map_err(|error| failed("terminal", &error))?;
+            }
+            Ok((child, terminal))
+        }
+    }
+}
+
+fn user_namespace(process: &str) -> Option<PathBuf> {
+    std::fs::read_link(format!("/proc/{process}/ns/user")).ok()
+}
+
+/// In the child, inside the container's namespaces: everything up to the program itself, whose path is returned.
+fn enter(
+    request: &Request,
+    mut procs: File,
+    master_sender: &std::os::unix::net::UnixStream,
+) -> Result<std::ffi::CString, String> {
+    let process = &request.process;
+    let step = |what: &'static str| move |errno: nix::Error| format!("{what}: {}", program::text(errno));
+    procs
+        .write_all(b"0")
+        .map_err(|error| format!("cannot join the container's cgroup: {error}"))?;
+    drop(procs);
+    let syscall = create_syscall();
+    for limit in process.rlimits().iter().flatten() {
+        syscall
+            .set_rlimit(limit)
+            .map_err(|error| format!("cannot set rlimit {}: {error}", limit.typ()))?;
+    }
+    setsid().map_err(step("setsid"))?;
+    let user = process.user();
+    match request.terminal {
+        Some(size) => open_terminal(size, user.uid(), master_sender)?,
+        None => {
+            give_stdio_to_user(user.uid())?;
+        }
+    }
+    // Directories that only root may enter are allowed as a start; those that only the user may enter are tried again below.
+    let first_try = chdir(process.cwd());
+    if let Some(mask) = user.umask() {
+        umask(Mode::from_bits_truncate(mask));
+    }
+    let seccomp = |filter: &Option<LinuxSeccomp>| match filter {
+        Some(filter) => libcontainer::seccomp::initialize_seccomp(filter)
+            .map(drop)
+            .map_err(|error| format!("seccomp: {error}")),
+        None => Ok(()),
+    };
+    let no_new_privileges = process.no_new_privileges() == Some(true);
+    if no_new_privileges {
+        set_no_new_privs().map_err(step("no_new_privs"))?;
+    }
+    set_keepcaps(true).map_err(step("keep capabilities"))?;
+    let groups: Vec<Gid> = user
+        .additional_gids()
+        .iter()
+        .flatten()
+        .map(|gid| Gid::from_raw(*gid))
+        .collect();
+    setgroups(&groups).map_err(step("setgroups"))?;
+    let (uid, gid) = (Uid::from_raw(user.uid()), Gid::from_raw(user.gid()));
+    setresgid(gid, gid, gid).map_err(step("setgid"))?;
+    setresuid(uid, uid, uid).map_err(step("setuid"))?;
+    if !no_new_privileges {
+        reset_effective(syscall.as_ref()).map_err(|error| format!("capabilities: {error}"))?;
+        seccomp(&request.seccomp)?;
+    }
+    reset_effective(syscall.as_ref()).map_err(|error| format!("capabilities: {error}"))?;
+    if let Some(capabilities) = process.capabilities() {
+        drop_privileges(capabilities, syscall.as_ref()).map_err(|error| format!("capabilities: {error}"))?;
+    }
+    if first_try.is_err() {
+        let cwd = process.cwd();
+        chdir(cwd).map_err(|errno| {
+            format!(
+                "chdir to cwd ({cwd:?}) set in config.json failed: {}",
+                program::text(errno)
+            )
+        })?;
+    }
+    let path = program::find(process)?;
+    if no_new_privileges {
+        seccomp(&request.seccomp)?;
+    }
+    Ok(path)
+}
+
+/// Makes a terminal in the container's devpts, keeps its slave as standard streams and sends its master to the helper.
+fn open_terminal(size: TerminalSize, uid: u32, sender: &std::os::unix::net::UnixStream) -> Result<(), String> {
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+    use std::os::fd::AsRawFd;
+    let failed = |errno: nix::Error| format!("cannot make a terminal: {}", program::text(errno));
+    let terminal = nix::pty::openpty(None, None).map_err(failed)?;
+    if size.width != 0 || size.height != 0 {
+        sys::set_terminal_size(&terminal.master, size.width, size.height).map_err(failed)?;
+    }
+    let slave: &OwnedFd = &terminal.slave;
+    sys::set_controlling_terminal(slave).map_err(failed)?;
+    dup2_stdin(slave)
+        .and_then(|()| dup2_stdout(slave))
+        .and_then(|()| dup2_stderr(slave))
+        .map_err(failed)?;
+    let fds = [terminal.master.as_raw_fd()];
+    sendmsg::<()>(
+        sender.as_raw_fd(),
+        &[std::io::IoSlice::new(b"t")],
+        &[ControlMessage::ScmRights(&fds)],
+        MsgFlags::empty(),
+        None,
+    )
+    .map_err(failed)?;
+    give_stdio_to_user(uid)
+}

@@ -1,0 +1,122 @@
+//! From the limits of an OCI spec (whose terms are those of cgroup v1) to the files of cgroup v2, in the way runc does it.
+
+use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxResources};
+
+/// One file of the group and what to write to it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// Name of the file in the group.
+    pub file: String,
+    /// What is written.
+    pub value: String,
+}
+
+/// Quota period that the kernel takes by default, microseconds.
+const DEFAULT_PERIOD: u64 = 100_000;
+
+/// The files to write for `resources`. `exists` tells whether the kernel has a file: swap and hugetlb depend on its config, and
+/// swap accounting that cannot act is left out silently as runc leaves it out on a host without swap.
+pub fn files(resources: &LinuxResources, exists: impl Fn(&str) -> bool) -> Vec<Limit> {
+    let mut limits = Vec::new();
+    let mut set = |file: &str, value: String| {
+        limits.push(Limit {
+            file: file.to_string(),
+            value,
+        })
+    };
+    if let Some(memory) = resources.memory() {
+        memory_files(memory, &exists, &mut set);
+    }
+    if let Some(cpu) = resources.cpu() {
+        cpu_files(cpu, &mut set);
+    }
+    if let Some(pids) = resources.pids() {
+        match pids.limit() {
+            0 => {}
+            limit => set("pids.max", bound(limit)),
+        }
+    }
+    for page in resources.hugepage_limits().iter().flatten() {
+        let file = format!("hugetlb.{}.max", page.page_size());
+        if exists(&file) {
+            set(&file, page.limit().to_string());
+        }
+    }
+    for (file, value) in resources.unified().iter().flatten() {
+        // These two mean the host's CPUs and disks.
+        if !file.starts_with("cpuset.") && !file.starts_with("io.") {
+            set(file, value.clone());
+        }
+    }
+    limits
+}
+
+fn memory_files(memory: &LinuxMemory, exists: &impl Fn(&str) -> bool, set: &mut impl FnMut(&str, String)) {
+    let limit = memory.limit().unwrap_or(0);
+    if let Some(swap) = memory.swap().filter(|swap| *swap != 0)
+        && exists("memory.swap.max")
+    {
+        // v1 counts memory and swap together, v2 swap alone.
+        let alone = if swap < 0 {
+            -1
+        } else {
+            swap.saturating_sub(limit.max(0)).max(0)
+        };
+        set("memory.swap.max", bound(alone));
+    }
+    if limit != 0 {
+        set("memory.max", bound(limit));
+    }
+    if let Some(reservation) = memory.reservation().filter(|low| *low != 0) {
+        set("memory.low", bound(reservation));
+    }
+}
+
+fn cpu_files(cpu: &LinuxCpu, set: &mut impl FnMut(&str, String)) {
+    if let Some(idle) = cpu.idle() {
+        set("cpu.idle", idle.to_string());
+    }
+    if let Some(shares) = cpu.shares().filter(|shares| *shares != 0) {
+        set("cpu.weight", weight(shares).to_string());
+    }
+    let (quota, period) = (cpu.quota().unwrap_or(0), cpu.period().unwrap_or(0));
+    if quota != 0 || period != 0 {
+        let quota = if quota > 0 {
+            quota.to_string()
+        } else {
+            "max".to_string()
+        };
+        let period = if period == 0 { DEFAULT_PERIOD } else { period };
+        set("cpu.max", format!("{quota} {period}"));
+    }
+    if let Some(burst) = cpu.burst() {
+        set("cpu.max.burst", burst.to_string());
+    }
+}
+
+/// v1's -1 is v2's "max".
+fn bound(value: i64) -> String {
+    if value < 0 {
+        "max".to_string()
+    } else {
+        value.to_string()
+    }
+}
+
+/// cpu.weight (1..=10000) for v1 shares (2..=262144): the quadratic in the logarithm that keeps 2, 1024 and 262144 at 1, 100
+/// and 10000.
+pub fn weight(shares: u64) -> u64 {
+    match shares {
+        0..=2 => 1,
+        262_144.. => 10_000,
+        _ => {
+            let log = (shares as f64).log2();
+            let exponent = (log * log + 125.0 * log) / 612.0 - 7.0 / 34.0;
+            (10f64.powf(exponent).ceil() as u64).clamp(1, 10_000)
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "limits_test.rs"]
+mod tests;

@@ -1,0 +1,58 @@
+use super::*;
+
+fn limits(json: &str, existing: &[&str]) -> Vec<(String, String)> {
+    let resources: LinuxResources = serde_json::from_str(json).unwrap();
+    files(&resources, |file| existing.contains(&file))
+        .into_iter()
+        .map(|limit| (limit.file, limit.value))
+        .collect()
+}
+
+fn pair(file: &str, value: &str) -> (String, String) {
+    (file.to_string(), value.to_string())
+}
+
+#[test]
+fn shares_keep_their_fixed_points() {
+    assert_eq!([0, 2, 1024, 262_144, u64::MAX].map(weight), [1, 1, 100, 10_000, 10_000]);
+    assert!(weight(512) < 100 && weight(2048) > 100);
+}
+
+#[test]
+fn memory_and_swap_are_separated() {
+    let json = r#"{"memory":{"limit":1000,"swap":1500,"reservation":10}}"#;
+    let expected = [
+        pair("memory.swap.max", "500"),
+        pair("memory.max", "1000"),
+        pair("memory.low", "10"),
+    ];
+    assert_eq!(limits(json, &["memory.swap.max"]), expected);
+    assert_eq!(limits(json, &[]), expected[1..], "a kernel without swap");
+    assert_eq!(limits(r#"{"memory":{"limit":-1}}"#, &[]), [pair("memory.max", "max")]);
+}
+
+#[test]
+fn cpu_quota_and_period_share_a_file() {
+    assert_eq!(
+        limits(r#"{"cpu":{"quota":50000}}"#, &[]),
+        [pair("cpu.max", "50000 100000")]
+    );
+    assert_eq!(
+        limits(r#"{"cpu":{"quota":-1,"period":20000}}"#, &[]),
+        [pair("cpu.max", "max 20000")]
+    );
+}
+
+#[test]
+fn what_means_host_hardware_is_left_out() {
+    let json = r#"{"cpu":{"cpus":"0-3","mems":"0"},"blockIO":{"weight":100},
+                   "unified":{"cpuset.cpus":"1","io.max":"8:0 rbps=1","memory.high":"77"}}"#;
+    assert_eq!(limits(json, &[]), [pair("memory.high", "77")]);
+}
+
+#[test]
+fn pids_limit_zero_is_unset_and_negative_is_unlimited() {
+    assert_eq!(limits(r#"{"pids":{"limit":0}}"#, &[]), []);
+    assert_eq!(limits(r#"{"pids":{"limit":-1}}"#, &[]), [pair("pids.max", "max")]);
+    assert_eq!(limits(r#"{"pids":{"limit":7}}"#, &[]), [pair("pids.max", "7")]);
+}

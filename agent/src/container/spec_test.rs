@@ -1,0 +1,138 @@
+use super::*;
+use serde_json::{Value, json};
+
+fn cgroup() -> (std::path::PathBuf, Cgroup) {
+    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let root = std::env::temp_dir().join(format!("spec-test-{}-{number}", std::process::id()));
+    std::fs::create_dir_all(root.join("pod")).unwrap();
+    let cgroup = Cgroup::create(&root, "c").unwrap();
+    (root, cgroup)
+}
+
+fn adapted(spec: &Value, joined: Option<&Joined<'_>>) -> Result<Adapted> {
+    let (root, cgroup) = cgroup();
+    let adapted = adapt(parse(&serde_json::to_vec(spec).unwrap())?, &cgroup, joined);
+    std::fs::remove_dir_all(root).unwrap();
+    adapted
+}
+
+fn spec() -> Value {
+    json!({
+        "ociVersion": "1.2.0",
+        "hostname": "h",
+        "process": {"user": {"uid": 0, "gid": 0}, "args": ["true"], "cwd": "", "apparmorProfile": "docker-default",
+                    "noNewPrivileges": false, "selinuxLabel": "l", "capabilities": {"bounding": ["CAP_CHOWN"]}},
+        "root": {"path": "/x"},
+        "hooks": {"prestart": [{"path": "/host/program"}], "startContainer": [{"path": "/inside"}]},
+        "linux": {
+            "namespaces": [{"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"},
+                           {"type": "network", "path": "/proc/77/ns/net"}],
+            "cgroupsPath": "system.slice:x:y",
+            "resources": {"memory": {"limit": 5}},
+            "sysctl": {"net.ipv4.ip_forward": "1", "net/ipv4/conf/eth0.1/x": "2", "kernel.shmmax": "3"}
+        }
+    })
+}
+
+fn types(spec: &Spec) -> Vec<(LinuxNamespaceType, Option<PathBuf>)> {
+    let namespaces = spec.linux().as_ref().unwrap().namespaces().clone().unwrap();
+    namespaces
+        .iter()
+        .map(|namespace| (namespace.typ(), namespace.path().clone()))
+        .collect()
+}
+
+#[test]
+fn what_belongs_to_the_host_or_the_agent_is_taken_out() {
+    let Adapted {
+        spec,
+        resources,
+        network_sysctls,
+    } = adapted(&spec(), None).unwrap();
+    let linux = spec.linux().as_ref().unwrap();
+    assert_eq!(
+        linux.cgroups_path().as_deref().unwrap().to_str(),
+        Some("/pod/c.container")
+    );
+    assert!(linux.resources().is_none() && resources.unwrap().memory().unwrap().limit() == Some(5));
+    assert_eq!(
+        linux.sysctl().as_ref().unwrap().keys().collect::<Vec<_>>(),
+        ["kernel.shmmax"]
+    );
+    assert_eq!(network_sysctls.len(), 2);
+    assert!(types(&spec).iter().all(|(typ, _)| *typ != LinuxNamespaceType::Network));
+    let process = spec.process().as_ref().unwrap();
+    assert!(process.apparmor_profile().is_none() && process.selinux_label().is_none());
+    let hooks = spec.hooks().as_ref().unwrap();
+    assert!(hooks.create_runtime().is_none() && hooks.start_container().as_ref().unwrap().len() == 1);
+}
+
+#[test]
+fn absent_process_fields_mean_what_they_mean_to_runc() {
+    let spec = adapted(&spec(), None).unwrap().spec;
+    let process = spec.process().as_ref().unwrap();
+    assert_eq!(process.cwd().to_str(), Some("/"));
+    assert_eq!(
+        process.no_new_privileges(),
+        None,
+        "otherwise the filter would be loaded without the right to do so"
+    );
+    let capabilities = process.capabilities().as_ref().unwrap();
+    assert_eq!(capabilities.bounding().as_ref().unwrap().len(), 1);
+    assert!(
+        capabilities.effective().as_ref().unwrap().is_empty(),
+        "an absent set is an empty one, not the full one"
+    );
+}
+
+#[test]
+fn joined_namespaces_are_those_of_the_other_init() {
+    let names = ["ipc".to_string(), "uts".to_string()];
+    let joined = Joined {
+        pid: Pid::from_raw(42),
+        types: &names,
+    };
+    let spec = adapted(&spec(), Some(&joined)).unwrap().spec;
+    let types = types(&spec);
+    assert!(types.contains(&(LinuxNamespaceType::Ipc, Some("/proc/42/ns/ipc".into()))));
+    assert!(types.contains(&(LinuxNamespaceType::Uts, Some("/proc/42/ns/uts".into()))));
+    assert_eq!(types.len(), 4);
+    assert!(owns_pid_namespace(&spec));
+    let names = ["pid".to_string()];
+    let joined = Joined {
+        pid: Pid::from_raw(42),
+        types: &names,
+    };
+    assert!(!owns_pid_namespace(
+        &adapted(&self::spec(), Some(&joined)).unwrap().spec
+    ));
+}
+
+#[test]
+fn unusable_specs_are_refused_with_a_reason() {
+    let refused = |spec: &Value, names: &[String]| {
+        let joined = Joined {
+            pid: Pid::from_raw(42),
+            types: names,
+        };
+        adapted(spec, Some(&joined)).err().unwrap().message
+    };
+    for part in ["process", "linux", "root"] {
+        let mut spec = spec();
+        spec.as_object_mut().unwrap().remove(part);
+        assert!(refused(&spec, &[]).contains(part));
+    }
+    assert!(refused(&spec(), &["net".to_string()]).contains("\"net\""));
+    let mut no_mount = spec();
+    no_mount["linux"]["namespaces"] = json!([{"type": "pid"}]);
+    assert!(refused(&no_mount, &[]).contains("mount namespace"));
+    assert!(parse(b"{").unwrap_err().message.contains("OCI spec"));
+}
+
+#[test]
+fn without_an_own_uts_namespace_the_host_name_is_the_pods() {
+    let mut spec = spec();
+    spec["linux"]["namespaces"] = json!([{"type": "mount"}]);
+    assert!(adapted(&spec, None).unwrap().spec.hostname().is_none());
+}

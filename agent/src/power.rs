@@ -1,0 +1,51 @@
+//! The end of the guest: orderly, and after a panic of the agent.
+
+use nix::mount::{MntFlags, umount2};
+use nix::sys::reboot::{RebootMode, reboot};
+use std::time::Duration;
+
+/// How long the answer to the request may take to leave the guest.
+const ANSWER: Duration = Duration::from_millis(20);
+/// How long writing back may take: a share that does not answer must not keep the guest alive.
+const SYNC_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Powers the guest off a moment later, when the answer to the request has left. Only PID 1 does that.
+pub fn off_soon() {
+    tokio::spawn(async {
+        tokio::time::sleep(ANSWER).await;
+        // sync(2) can block for ever, and only a thread can be left behind in it.
+        let synced = tokio::task::spawn_blocking(|| {
+            nix::unistd::sync();
+            // Lazily, for the killed processes may not all be gone.
+            let _absent = umount2(bulkhead_agent_protocol::SHARE_MOUNT, MntFlags::MNT_DETACH);
+        });
+        if tokio::time::timeout(SYNC_PATIENCE, synced).await.is_err() {
+            crate::kmsg::emergency("writing back took too long and was given up");
+        }
+        off();
+    });
+}
+
+/// Powers the guest off now.
+pub fn off() {
+    if std::process::id() == 1
+        && let Err(error) = reboot(RebootMode::RB_POWER_OFF)
+    {
+        crate::kmsg::emergency(&format!("cannot power off: {error}"));
+    }
+}
+
+/// Makes a panic say why on the console and end the guest: without PID 1 nothing in it can be reached or reaped.
+pub fn end_guest_on_panic() {
+    std::panic::set_hook(Box::new(|panic| {
+        crate::kmsg::emergency(&panic.to_string());
+        off();
+    }));
+}
+
+/// Makes a panic of the helper visible. Its standard error is the container's, and its copies are PID 1 of their namespaces.
+pub fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        crate::kmsg::notice(&format!("container helper: {panic}"))
+    }));
+}

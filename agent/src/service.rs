@@ -1,0 +1,149 @@
+//! The agent's ttrpc service: from requests to the modules that do the work, and from their errors to status codes.
+
+use crate::clock;
+use crate::container::{Containers, Places};
+use crate::error::Error;
+use crate::power;
+use crate::reaper::Reaper;
+use crate::streams::Streams;
+use crate::transport::Listener;
+use async_trait::async_trait;
+use bulkhead_agent_protocol::agent::{
+    ContainerRequest, CreateContainerRequest, Empty, EventResponse, ExecRequest, HelloRequest, HelloResponse,
+    PidsResponse, ProcessRequest, ProcessResponse, ResizePtyRequest, SetFrozenRequest, SignalRequest, StatsResponse,
+    SyncClockRequest, SyncClockResponse, WaitResponse,
+};
+use bulkhead_agent_protocol::agent_ttrpc;
+use std::sync::Arc;
+use ttrpc::r#async::TtrpcContext;
+
+type Answer<T> = ttrpc::Result<T>;
+
+/// Serves the protocol for one pod.
+pub struct Service {
+    containers: Containers,
+}
+
+/// Serves control requests and streams on two listeners until the guest ends.
+pub async fn serve(control: Listener, streams: Listener, places: Places) -> std::io::Result<()> {
+    let reaper = Reaper::start()?;
+    let table = Arc::new(Streams::default());
+    tokio::spawn(table.clone().serve(streams));
+    let service = Arc::new(Service {
+        containers: Containers::new(places, reaper, table),
+    });
+    let connections =
+        futures_util::stream::unfold(
+            control,
+            |control| async move { Some((control.accept().await, control)) },
+        );
+    let mut server = ttrpc::r#async::Server::new()
+        .add_listener(ttrpc::r#async::transport::Listener::new(connections))
+        .register_service(agent_ttrpc::create_agent(service));
+    server.start().await.map_err(std::io::Error::other)?;
+    std::future::pending::<()>().await;
+    Ok(())
+}
+
+#[async_trait]
+impl agent_ttrpc::Agent for Service {
+    async fn hello(&self, _: &TtrpcContext, request: HelloRequest) -> Answer<HelloResponse> {
+        if request.realtime_ns != 0 {
+            clock::set(request.realtime_ns).map_err(|error| Error::internal("cannot set the guest's clock", &error))?;
+        }
+        clock::add_entropy(&request.entropy).map_err(|error| Error::internal("cannot add entropy", &error))?;
+        if !request.hostname.is_empty() {
+            nix::unistd::sethostname(&request.hostname)
+                .map_err(|error| Error::internal(format!("cannot set host name {:?}", request.hostname), &error))?;
+        }
+        let kernel = nix::sys::utsname::uname().map_err(|error| Error::internal("uname", &error))?;
+        Ok(HelloResponse {
+            agent_version: env!("CARGO_PKG_VERSION").to_string(),
+            kernel_release: kernel.release().to_string_lossy().into_owned(),
+            ..Default::default()
+        })
+    }
+
+    async fn create_container(&self, _: &TtrpcContext, request: CreateContainerRequest) -> Answer<ProcessResponse> {
+        Ok(started(self.containers.create(&request).await?))
+    }
+
+    async fn start_container(&self, _: &TtrpcContext, request: ContainerRequest) -> Answer<Empty> {
+        self.containers.start(&request.container_id).await?;
+        Ok(Empty::default())
+    }
+
+    async fn exec(&self, _: &TtrpcContext, request: ExecRequest) -> Answer<ProcessResponse> {
+        Ok(started(self.containers.exec(&request).await?))
+    }
+
+    async fn signal(&self, _: &TtrpcContext, request: SignalRequest) -> Answer<Empty> {
+        self.containers.signal(&request).await?;
+        Ok(Empty::default())
+    }
+
+    async fn wait(&self, _: &TtrpcContext, request: ProcessRequest) -> Answer<WaitResponse> {
+        Ok(self.containers.wait(&request.container_id, &request.exec_id).await?)
+    }
+
+    async fn delete(&self, _: &TtrpcContext, request: ProcessRequest) -> Answer<WaitResponse> {
+        Ok(self.containers.delete(&request.container_id, &request.exec_id).await?)
+    }
+
+    async fn resize_pty(&self, _: &TtrpcContext, request: ResizePtyRequest) -> Answer<Empty> {
+        let process = self.containers.process(&request.container_id, &request.exec_id)?;
+        process.resize(request.width, request.height)?;
+        Ok(Empty::default())
+    }
+
+    async fn pids(&self, _: &TtrpcContext, request: ContainerRequest) -> Answer<PidsResponse> {
+        Ok(PidsResponse {
+            guest_pids: self.containers.pids(&request.container_id)?,
+            ..Default::default()
+        })
+    }
+
+    async fn stats(&self, _: &TtrpcContext, request: ContainerRequest) -> Answer<StatsResponse> {
+        Ok(StatsResponse {
+            files: self.containers.stats(&request.container_id)?,
+            ..Default::default()
+        })
+    }
+
+    async fn set_frozen(&self, _: &TtrpcContext, request: SetFrozenRequest) -> Answer<Empty> {
+        self.containers
+            .set_frozen(&request.container_id, request.frozen)
+            .await?;
+        Ok(Empty::default())
+    }
+
+    async fn next_event(&self, _: &TtrpcContext, _: Empty) -> Answer<EventResponse> {
+        let container = self.containers.oom_events().next().await;
+        Ok(EventResponse {
+            oom_container_id: container,
+            ..Default::default()
+        })
+    }
+
+    async fn sync_clock(&self, _: &TtrpcContext, request: SyncClockRequest) -> Answer<SyncClockResponse> {
+        let offset_ns = clock::sync(request.realtime_ns, request.step)
+            .map_err(|error| Error::internal("cannot correct the guest's clock", &error))?;
+        Ok(SyncClockResponse {
+            offset_ns,
+            ..Default::default()
+        })
+    }
+
+    async fn shutdown(&self, _: &TtrpcContext, _: Empty) -> Answer<Empty> {
+        self.containers.kill_all();
+        power::off_soon();
+        Ok(Empty::default())
+    }
+}
+
+fn started(guest_pid: u32) -> ProcessResponse {
+    ProcessResponse {
+        guest_pid,
+        ..Default::default()
+    }
+}

@@ -1,0 +1,172 @@
+//! The system calls that no safe wrapper covers, each wrapped once. Everything here acts on the agent's own process or on
+//! descriptors it owns.
+#![allow(unsafe_code)] // raw ioctl, fork and pidfd_open exist in no safe form
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::pty::Winsize;
+use nix::unistd::{ForkResult, Pid};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+mod ioctls {
+    use nix::libc;
+    use nix::pty::Winsize;
+
+    nix::ioctl_write_ptr_bad!(set_winsize, libc::TIOCSWINSZ, Winsize);
+    nix::ioctl_write_int_bad!(set_controlling_terminal, libc::TIOCSCTTY);
+    nix::ioctl_write_ptr_bad!(set_interface_flags, libc::SIOCSIFFLAGS, libc::ifreq);
+    nix::ioctl_write_ptr_bad!(add_entropy, super::RNDADDENTROPY, super::EntropyHeader);
+}
+
+/// _IOW('R', 0x03, int[2]) of linux/random.h.
+const RNDADDENTROPY: u64 = 0x4008_5203;
+
+/// Largest number of bytes credited by one call of [`add_entropy`].
+pub const MAX_ENTROPY: usize = 256;
+
+/// `struct rand_pool_info` of linux/random.h with room for the bytes.
+#[repr(C)]
+struct EntropyHeader {
+    entropy_bits: libc::c_int,
+    size_bytes: libc::c_int,
+    bytes: [u8; MAX_ENTROPY],
+}
+
+/// Adds `bytes` (at most [`MAX_ENTROPY`] are used) to the kernel's entropy pool behind `random` (/dev/random) and credits them.
+pub fn add_entropy(random: impl AsFd, bytes: &[u8]) -> nix::Result<()> {
+    let mut header = EntropyHeader {
+        entropy_bits: 0,
+        size_bytes: 0,
+        bytes: [0; MAX_ENTROPY],
+    };
+    let mut count: libc::c_int = 0;
+    for (slot, byte) in header.bytes.iter_mut().zip(bytes) {
+        *slot = *byte;
+        count += 1;
+    }
+    header.size_bytes = count;
+    header.entropy_bits = count * 8;
+    // SAFETY: the kernel reads size_bytes bytes after the header, and `bytes` has at least that many.
+    unsafe { ioctls::add_entropy(random.as_fd().as_raw_fd(), &header) }.map(drop)
+}
+
+/// Sets the size of the terminal `terminal` (either side), in characters.
+pub fn set_terminal_size(terminal: impl AsFd, width: u16, height: u16) -> nix::Result<()> {
+    let size = Winsize {
+        ws_row: height,
+        ws_col: width,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // SAFETY: `size` is a valid winsize that outlives the call.
+    unsafe { ioctls::set_winsize(terminal.as_fd().as_raw_fd(), &size) }.map(drop)
+}
+
+/// Makes `terminal` the controlling terminal of the calling session leader.
+pub fn set_controlling_terminal(terminal: impl AsFd) -> nix::Result<()> {
+    // SAFETY: takes an integer argument only.
+    unsafe { ioctls::set_controlling_terminal(terminal.as_fd().as_raw_fd(), 0) }.map(drop)
+}
+
+/// Brings the loopback interface up, through any socket.
+pub fn bring_loopback_up(socket: impl AsFd) -> nix::Result<()> {
+    // SAFETY: an all-zero ifreq is a valid one.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (slot, byte) in request.ifr_name.iter_mut().zip(*b"lo") {
+        *slot = byte as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: `request` is a valid ifreq with a terminated name.
+    unsafe { ioctls::set_interface_flags(socket.as_fd().as_raw_fd(), &request) }.map(drop)
+}
+
+/// Slews the realtime clock by `microseconds` in the way of adjtime(3): the kernel spreads it at 0.5 ms a second.
+pub fn slew_clock(microseconds: i64) -> nix::Result<()> {
+    // SAFETY: an all-zero timex is a valid one.
+    let mut change: libc::timex = unsafe { std::mem::zeroed() };
+    change.modes = libc::ADJ_OFFSET_SINGLESHOT as libc::c_uint;
+    change.offset = microseconds;
+    // SAFETY: `change` is a valid timex that the kernel may write to.
+    Errno::result(unsafe { libc::adjtimex(&mut change) }).map(drop)
+}
+
+/// A descriptor for the process `pid`. The caller knows that the pid has not been reaped.
+pub fn pidfd_open(pid: Pid) -> nix::Result<OwnedFd> {
+    // SAFETY: takes integers only.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) })?;
+    // SAFETY: the kernel has just returned this descriptor to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Takes over an inherited descriptor by its number.
+pub fn inherited(fd: i32) -> nix::Result<OwnedFd> {
+    nix::fcntl::fcntl(
+        // SAFETY: borrowed for this one call only, which fails for a closed number.
+        unsafe { std::os::fd::BorrowedFd::borrow_raw(fd.max(0)) },
+        nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC),
+    )?;
+    // SAFETY: the descriptor is open, and the parent left it to this process for this purpose alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Proof that the process has a single thread, which is what makes a fork safe.
+pub struct SingleThreaded(());
+
+impl SingleThreaded {
+    /// Counts the threads; needs the /proc of the caller's own pid namespace.
+    pub fn prove() -> nix::Result<Self> {
+        match std::fs::read_dir("/proc/self/task").map_err(|_| Errno::ENOENT)?.count() {
+            1 => Ok(Self(())),
+            _ => Err(Errno::EBUSY),
+        }
+    }
+
+    /// fork(2).
+    pub fn fork(self) -> nix::Result<ForkResult> {
+        // SAFETY: this process has one thread, so no lock is held by another one, and the child may go on as usual.
+        unsafe { nix::unistd::fork() }
+    }
+}
+
+/// Gives back the default action for SIGPIPE, which Rust's start-up code ignores and a program would inherit.
+pub fn restore_sigpipe() -> nix::Result<()> {
+    // SAFETY: installs no handler, only the default action.
+    unsafe { nix::sys::signal::signal(nix::sys::signal::Signal::SIGPIPE, nix::sys::signal::SigHandler::SigDfl) }
+        .map(drop)
+}
+
+/// One end of a socket pair that a child inherits: without close-on-exec.
+pub fn set_inheritable(fd: impl AsFd) -> nix::Result<()> {
+    nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).map(drop)
+}
+
+/// Reaps one ended child without waiting: its pid and its status as a shell tells it (128 + N for a death by signal N).
+/// nix's own wrapper loses the pid of a process that a realtime signal ended.
+pub fn reap_one() -> nix::Result<Option<(Pid, u32)>> {
+    let mut status: libc::c_int = 0;
+    // SAFETY: `status` is valid for writing.
+    let pid = Errno::result(unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) })?;
+    if pid == 0 {
+        return Ok(None);
+    }
+    let code = if libc::WIFSIGNALED(status) {
+        128 + libc::WTERMSIG(status)
+    } else {
+        libc::WEXITSTATUS(status)
+    };
+    Ok(Some((Pid::from_raw(pid), code.unsigned_abs())))
+}
+
+/// kill(2) with a plain number, because realtime signals have no name in nix.
+pub fn send_signal(pid: Pid, signal: i32) -> nix::Result<()> {
+    // SAFETY: takes integers only.
+    Errno::result(unsafe { libc::kill(pid.as_raw(), signal) }).map(drop)
+}
+
+/// Registers a descriptor with the runtime. It must be one that epoll takes (no regular file).
+pub fn watched(fd: OwnedFd, interest: Interest) -> std::io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd names the same open descriptor for as long as it lives, and the AsyncFd owns it.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
+}
