@@ -46,16 +46,26 @@ def pytest_collection_modifyitems(config, items):
 
 
 @pytest.fixture(scope="session")
-def recorder(request):
-    return answers.Recorder(fresh=request.config.getoption("--runc-fresh"))
-
-
-@pytest.fixture(scope="session")
 def warm(request):
     """The first container of a boot makes folders and cgroups that stay by design, such as a namespace's own."""
     shell.bash("ctr run --rm --runtime io.containerd.runc.v2 $BUSYBOX warm-runc true", {}, 60)
     if not request.config.getoption("--runc-only"):
         shell.bash("ctr run --rm --runtime io.containerd.bulkhead.v2 $BUSYBOX warm-bulkhead true", {}, 60)
+
+
+@pytest.fixture(scope="session")
+def recorder(request, warm):
+    """runc's answers to every case of this session."""
+    found = answers.Recorder(fresh=request.config.getoption("--runc-fresh"))
+    parameters = [
+        item.callspec.params
+        for item in request.session.items
+        if hasattr(item, "callspec") and not item.get_closest_marker("skip")
+    ]
+    cases = [one["case"] for one in parameters if "case" in one] + [one["group"].case() for one in parameters if "group" in one]
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        found.record_missing(cases)
+    return found
 
 
 @pytest.fixture

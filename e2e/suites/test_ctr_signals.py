@@ -16,8 +16,9 @@ CASES = (
     Case("realtime-signal", "begin $BUSYBOX $ID sh -c 'trap \"echo got-rt; exit 6\" 34; echo ready; while :; do sleep 0.1; done'; ctr task kill -s 34 $ID; finish", says=("got-rt", "ended with 6")),
     Case(
         "kill-all",
-        "begin $BUSYBOX $ID sh -c '(trap \"echo child; exit\" USR1; while :; do sleep 0.1; done) & trap \"wait; exit 4\" USR1; sleep 0.5; echo ready; wait'; ctr task kill -a -s USR1 $ID; finish",
-        stdout="ended with 4\nready\nchild",
+        """begin $BUSYBOX $ID sh -c 'sleep 1000 & trap "echo got-usr1; exit 4" USR1; echo ready; while :; do sleep 0.1; done'
+        ctr task kill -a -s USR1 $ID; finish""",
+        stdout="ended with 4\nready\ngot-usr1",
     ),
     Case("double-kill", "detached $BUSYBOX $ID sleep 1000; ctr task kill -s KILL $ID; stopped; tell ctr task kill -s KILL $ID; gone", says=("-> 1",), complains=("not found|already finished",)),
     Case("kill-twice-at-once", "detached $BUSYBOX $ID sleep 1000; ctr task kill -s KILL $ID & ctr task kill -s KILL $ID 2>/dev/null; wait; stopped; gone", stdout=""),
@@ -45,8 +46,19 @@ CASES = (
     Case("delete-by-force", "detached $BUSYBOX $ID sleep 1000; tell ctr task rm -f $ID; ctr container rm $ID", says=("-> (0|137)",)),
     Case("start-twice", "detached $BUSYBOX $ID sleep 1000; tell ctr task start $ID; ctr task kill -s KILL $ID; stopped; gone", says=("-> 1",), complains=("already exists",)),
     Case("same-id-twice", "detached $BUSYBOX $ID sleep 1000; tell detached $BUSYBOX $ID true; ctr task kill -s KILL $ID; stopped; gone", says=("-> 1",), complains=("already exists",)),
-    Case("task-again-in-same-container", "detached $BUSYBOX $ID sh -c 'exit 3'; stopped; tell ctr task rm $ID; ctr task start -d --null-io $ID; stopped; tell ctr task rm $ID; ctr container rm $ID", says=("-> 3\n-> 3",), complains=("",)),
-    Case("status-of-stopped-task", "detached $BUSYBOX $ID sh -c 'exit 42'; stopped; tell ctr task rm $ID; ctr container rm $ID", says=("-> 42",), complains=("",)),
+    Case(
+        "task-again-in-same-container",
+        """
+        listen; detached $BUSYBOX $ID sh -c 'echo x >>/runs; exit $(wc -l </runs)'; stopped; ctr task rm $ID
+        ctr task start -d --null-io $ID; stopped; ctr task rm $ID; ctr container rm $ID
+        heard; grep -F "\"$ID\"" $W/events | grep -o '"exit_status":[0-9]*'""",
+        says=('"exit_status":1\n(.*\n)*"exit_status":2\n',),
+    ),
+    Case(
+        "status-of-stopped-task",
+        "listen; detached $BUSYBOX $ID sh -c 'exit 42'; stopped; tell ctr task rm $ID; ctr container rm $ID; heard; grep -F \"$ID\" $W/events | grep -o '\"exit_status\":[0-9]*'",
+        says=('"exit_status":42',),
+    ),
     Case(
         "pause-and-resume",
         """
@@ -72,7 +84,7 @@ CASES = (
     Case(
         "zombies-are-reaped",
         """
-        begin $BUSYBOX $ID sh -c 'n=0; while [ $n -lt 20 ]; do sh -c "sleep 0.1 &"; n=$((n + 1)); done; sleep 1; echo ready; sleep 1000'
+        begin $BUSYBOX $ID sh -c 'n=0; while [ $n -lt 20 ]; do sh -c "sleep 0.1 &"; n=$((n + 1)); done; sleep 1; echo ready; while :; do sleep 0.1; done'
         for n in 1 2 3; do ctr task exec --exec-id x$n $ID sh -c 'sleep 0.1 &'; done
         sleep 0.5
         ctr task exec --exec-id y $ID sh -c 'grep -l "^State:.Z" /proc/[0-9]*/status 2>/dev/null | wc -l'

@@ -36,13 +36,13 @@ CASES = (
     Case(
         "no-program-format",
         f"echo 'neither script nor ELF' >$W/x; chmod 755 $W/x; run {MOUNT_X} $BUSYBOX $ID /x",
-        status=1,
+        status=255,
         complains=("exec format error",),
     ),
     Case(
         "missing-interpreter",
         f"printf '#!/no/interpreter\\n' >$W/x; chmod 755 $W/x; run {MOUNT_X} $BUSYBOX $ID /x",
-        status=1,
+        status=255,
         complains=("no such file or directory",),
     ),
     Case("script-with-interpreter", f"printf '#!/bin/sh\\necho \"$0 $1\"; exit 3\\n' >$W/x; chmod 755 $W/x; run {MOUNT_X} $BUSYBOX $ID /x arg", status=3, stdout="/x arg"),

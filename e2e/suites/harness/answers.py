@@ -4,6 +4,7 @@ A script is bash with the functions of prelude.sh and never names a runtime. run
 /shared/runc-answers by the identity of the host image and by the content of the case, so it runs under runc only once.
 """
 
+import concurrent.futures
 import dataclasses
 import hashlib
 import json
@@ -12,13 +13,14 @@ import subprocess
 import uuid
 from pathlib import Path
 
+import pytest
+
 from . import leftovers, shell
 
 RUNC = {"RT": "io.containerd.runc.v2", "DRT": "runc", "HANDLER": "runc"}
 BULKHEAD = {"RT": "io.containerd.bulkhead.v2", "DRT": "bulkhead", "HANDLER": "bulkhead"}
 SHIM_SANDBOXER = {**BULKHEAD, "HANDLER": "bulkhead-sandboxed"}
 
-HOST_IMAGE_ID = Path("/etc/bulkhead-host-image-id")
 RECORDS = Path("/shared/runc-answers")
 
 
@@ -51,6 +53,8 @@ class Case:
     terminal: tuple | None = None
     dialogue: tuple = ()
     differs: Differs | None = None
+    # Disturbs other containers of the host, so that nothing may run beside it.
+    alone: bool = False
 
     def key(self):
         """The content that decides whether a recorded answer is still an answer to this case."""
@@ -59,11 +63,12 @@ class Case:
 
 
 def host_image_id():
-    if HOST_IMAGE_ID.exists():
-        return HOST_IMAGE_ID.read_text(encoding="utf-8").strip()
-    packages = ["containerd", "runc", "docker.io", "busybox-static", "containernetworking-plugins"]
-    versions = subprocess.run(["dpkg-query", "-W", *packages], capture_output=True, check=False, timeout=30).stdout
-    return hashlib.sha256(versions + subprocess.run(["uname", "-a"], capture_output=True, check=False, timeout=30).stdout).hexdigest()[:16]
+    """Names what runc's answers depend on: every package of the host, its kernel, its configuration and the images."""
+    parts = [Path(name).read_bytes() for name in ("/etc/containerd/config.toml", "/etc/docker/daemon.json")]
+    for command in (["dpkg-query", "-W"], ["uname", "-rm"], ["ctr", "images", "ls"]):
+        done = subprocess.run(command, capture_output=True, check=True, timeout=60)
+        parts.append(done.stdout)
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z| ?[+-]\d\d:?\d\d( UTC)?)?")
@@ -77,18 +82,25 @@ def normalise(text, identifier, folder):
     return _TIME.sub("TIME", text)
 
 
-def run_case(case, runtime):
-    """Runs the case's script with the given runtime; returns its normalised answer and what it left behind."""
+def run_script(case, runtime):
+    """Runs the case's script with the given runtime; returns its normalised answer and its container's id."""
     identifier = f"{case.name[:40]}-{uuid.uuid4().hex[:6]}"
-    before = leftovers.snapshot()
-    answer, folder = shell.bash(
-        case.script, {**runtime, "ID": identifier}, case.timeout, case.terminal, case.dialogue
-    )
-    left = leftovers.wait_for_nothing_new(before)
-    if left or answer.status == shell.Answer.TIMED_OUT:
+    variables = {**runtime, "ID": identifier}
+    answer, folder = shell.bash(case.script, variables, case.timeout, case.terminal, case.dialogue)
+    if answer.status == shell.Answer.TIMED_OUT:
         sweep(identifier)
     answer.stdout = normalise(answer.stdout, identifier, folder)
     answer.stderr = normalise(answer.stderr, identifier, folder)
+    return answer, identifier
+
+
+def run_case(case, runtime):
+    """Runs the case; returns its normalised answer and what it left behind on the host."""
+    before = leftovers.snapshot()
+    answer, identifier = run_script(case, runtime)
+    left = leftovers.wait_for_nothing_new(before)
+    if left and answer.status != shell.Answer.TIMED_OUT:
+        sweep(identifier)
     return answer, left
 
 
@@ -117,6 +129,11 @@ def complaints(case, answer, expected_status=None):
     return wrong
 
 
+def fail(text):
+    """Fails the test with the text alone: where in the harness that happened says nothing."""
+    pytest.fail(text, pytrace=False)
+
+
 def _show(name, answer):
     return f"--- {name}: status {answer.status}\nstdout:\n{answer.stdout}\nstderr:\n{answer.stderr}"
 
@@ -124,24 +141,50 @@ def _show(name, answer):
 class Recorder:
     """Keeps runc's answers. fresh: ask runc again although there is a record."""
 
+    # Cases that are recorded at the same time: most of a container's start is waiting of one process for another.
+    WORKERS = 3
+
     def __init__(self, fresh=False, records=RECORDS):
         self.fresh = fresh
         self.folder = records / host_image_id()
+        self.asked = {}
+
+    def record_missing(self, cases):
+        """Asks runc about every case without a record, several at a time."""
+        missing = {case.name: case for case in cases if self.fresh or not self._path(case).exists()}
+        if not missing:
+            return
+        print(f"\nasking runc about {len(missing)} cases whose answers are not recorded", flush=True)
+        with concurrent.futures.ThreadPoolExecutor(self.WORKERS) as pool:
+            beside = [case for case in missing.values() if not case.alone]
+            for case, answer in zip(beside, pool.map(self._ask, beside)):
+                self.asked[case.name] = answer
+        for case in missing.values():
+            if case.alone:
+                self.asked[case.name] = self._ask(case)
 
     def runc(self, case):
         """runc's answer to the case; fails when it is not what the case expects of it."""
-        path = self.folder / f"{case.name}-{case.key()}.json"
-        if path.exists() and not self.fresh:
-            answer = shell.Answer(**json.loads(path.read_text(encoding="utf-8")))
-        else:
-            answer, _ = run_case(case, RUNC)
+        path = self._path(case)
+        answer = self.asked.get(case.name)
+        if answer is None:
+            answer = shell.Answer(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else self._ask(case)
         wrong = complaints(case, answer)
-        assert not wrong, f"runc does not answer as the case says: {'; '.join(wrong)}\n{_show('runc', answer)}"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".tmp")
-        partial.write_text(json.dumps(dataclasses.asdict(answer)), encoding="utf-8")
-        partial.rename(path)
+        if wrong:
+            fail(f"runc does not answer as the case says: {'; '.join(wrong)}\n{_show('runc', answer)}")
+        if case.name in self.asked or not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(".tmp")
+            partial.write_text(json.dumps(dataclasses.asdict(answer)), encoding="utf-8")
+            partial.rename(path)
         return answer
+
+    def _path(self, case):
+        return self.folder / f"{case.name}-{case.key()}.json"
+
+    @staticmethod
+    def _ask(case):
+        return run_script(case, RUNC)[0]
 
 
 def compare(case, runc, bulkhead, left):
@@ -165,4 +208,5 @@ def compare(case, runc, bulkhead, left):
     elif bulkhead.status == shell.Answer.TIMED_OUT:
         wrong.append(f"it did not end within {case.timeout} s")
     wrong += [f"left behind: {line}" for line in left]
-    assert not wrong, "\n".join([case.name, *wrong, _show("runc", runc), _show("bulkhead", bulkhead)])
+    if wrong:
+        fail("\n".join([case.name, *wrong, _show("runc", runc), _show("bulkhead", bulkhead)]))

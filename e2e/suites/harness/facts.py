@@ -67,20 +67,25 @@ class Asker:
     def check(self, group, fact):
         runc, bulkhead, _ = self.ask(group)
         theirs = split(runc.stdout)[fact.name]
-        assert re.search(fact.says, theirs), f"runc does not say /{fact.says}/ but {theirs!r}"
+        if not re.search(fact.says, theirs):
+            answers.fail(f"runc does not say /{fact.says}/ but {theirs!r}")
         if bulkhead is None:
             return
         everything = split(bulkhead.stdout)
-        assert fact.name in everything, f"no answer: status {bulkhead.status}, {bulkhead.stderr}\n{bulkhead.stdout[-500:]}"
+        if fact.name not in everything:
+            answers.fail(f"no answer: status {bulkhead.status}, {bulkhead.stderr}\n{bulkhead.stdout[-500:]}")
         ours = everything[fact.name]
         if fact.bulkhead is None:
-            assert ours == theirs
-        else:
-            assert re.search(fact.bulkhead, ours), f"not as the documented difference says ({fact.reason}): {ours!r}"
-            assert ours != theirs, f"the documented difference is gone: {fact.reason}"
+            if ours != theirs:
+                answers.fail(f"bulkhead says\n{ours}\nand runc says\n{theirs}")
+        elif not re.search(fact.bulkhead, ours):
+            answers.fail(f"not as the documented difference says ({fact.reason}): {ours!r}")
+        elif ours == theirs:
+            answers.fail(f"the documented difference is gone: {fact.reason}")
 
     def check_ending(self, group):
         runc, bulkhead, left = self.ask(group)
-        if bulkhead is not None:
-            assert (bulkhead.status, bulkhead.stderr) == (runc.status, runc.stderr)
-            assert not left, "left behind:\n" + "\n".join(left)
+        if bulkhead is not None and (bulkhead.status, bulkhead.stderr) != (runc.status, runc.stderr):
+            answers.fail(f"bulkhead ends with {bulkhead.status}, {bulkhead.stderr}\nand runc with {runc.status}, {runc.stderr}")
+        if left:
+            answers.fail("left behind:\n" + "\n".join(left))

@@ -1,0 +1,94 @@
+"""Programs that are killed under a running pod: containerd, the shim, the monitor, the guest's kernel."""
+
+import pytest
+
+from harness import shell
+from harness.answers import BULKHEAD, Case
+
+pytestmark = pytest.mark.callers
+
+# shim: prints the pid of the process that serves the container's task.
+SHIM = 'shim() { pgrep -f -- "^[^ ]*containerd-shim[^ ]* .*-id $ID( |$)" | head -n 1; }'
+TASK_PID = "ctr task ls | awk -v id=$ID '$1 == id {print $2}'"
+# ended PID: waits until the process is gone.
+ENDED = 'ended() { for ((n = 0; n < 100; n++)); do [[ -d /proc/$1 ]] || return 0; sleep 0.1; done; echo "still there: $1"; }'
+
+CASES = (
+    Case(
+        "containerd-killed",
+        """
+        detached $BUSYBOX $ID sh -c 'while :; do sleep 1; done'
+        svc kill containerd; svc start containerd
+        ctr task ls | awk -v id=$ID '$1 == id {print $3}'
+        ctr task exec --exec-id a $ID sh -c 'echo executed; exit 5'; echo "-> $?"
+        ctr task ps $ID | tail -n +2 | wc -l
+        ctr task kill -s KILL $ID; stopped
+        tell ctr task rm $ID; ctr container rm $ID""",
+        stdout="RUNNING\nexecuted\n-> 5\n2\n-> 137",
+        complains=("",),
+        timeout=150,
+        alone=True,
+    ),
+    Case(
+        "containerd-killed-and-container-ends-meanwhile",
+        """
+        detached $BUSYBOX $ID sh -c 'sleep 6; exit 9'
+        svc kill containerd; sleep 6; svc start containerd
+        stopped; tell ctr task rm $ID; ctr container rm $ID""",
+        stdout="-> 9",
+        complains=("",),
+        timeout=150,
+        alone=True,
+    ),
+    Case(
+        "shim-killed",
+        f"""{SHIM}; {ENDED}
+        detached $BUSYBOX $ID sleep 1000
+        init=$({TASK_PID}); shim=$(shim); kill -KILL $shim; ended $shim; ended $init
+        for ((n = 0; n < 50; n++)); do ctr task ls -q | grep -qxF $ID || break; sleep 0.1; done
+        ctr task ls -q | grep -cxF $ID
+        ctr container rm $ID""",
+        stdout="0",
+    ),
+    Case(
+        "init-killed-from-the-host",
+        f"""
+        begin $BUSYBOX $ID sh -c 'echo ready; sleep 1000'
+        (tell ctr task exec --exec-id a $ID sleep 1000) >$W/exec 2>/dev/null & sleep 2
+        kill -KILL $({TASK_PID}); finish; wait %2; cat $W/exec""",
+        stdout="ended with 137\nready\n-> 137",
+        complains=("",),
+    ),
+)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_beside_runc(case, beside_runc):
+    beside_runc(case)
+
+
+def run(script, identifier, timeout=90):
+    return shell.bash(script, {**BULKHEAD, "ID": identifier}, timeout)[0]
+
+
+@pytest.mark.bulkhead
+@pytest.mark.parametrize(("name", "command"), [("panic", "echo c >/proc/sysrq-trigger"), ("reset", "echo b >/proc/sysrq-trigger")])
+def test_guest_kernel_ends(name, command, nothing_left):
+    """A guest that panics or resets itself ends its containers with 137, and the host's log says why."""
+    answer = run(f"run --privileged $BUSYBOX $ID sh -c '{command}; sleep 60'", f"guest-{name}")
+    assert answer.status == 137, answer
+    with open("/var/log/containerd.log", encoding="utf-8", errors="replace") as log:
+        said = [line for line in log if f"guest-{name}" in line]
+    if name == "panic":
+        assert any("sysrq triggered crash" in line or "Kernel panic" in line for line in said), said[-20:]
+
+
+@pytest.mark.bulkhead
+def test_monitor_killed_under_two_execs_and_docker(nothing_left):
+    """Docker sees a killed monitor as a container that ended with 137."""
+    answer = run(
+        """docker run -d --runtime bulkhead --network none --name $ID bulkhead/busybox sleep 1000 >/dev/null
+        kill -KILL $(docker inspect -f '{{.State.Pid}}' $ID); docker wait $ID; docker rm $ID >/dev/null""",
+        "docker-monitor-killed",
+    )
+    assert (answer.status, answer.stdout) == (0, "137\n"), answer

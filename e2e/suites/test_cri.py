@@ -1,0 +1,107 @@
+"""A Kubernetes pod as the kubelet makes it, through containerd's CRI: by both of containerd's sandboxers."""
+
+import pytest
+
+from harness.answers import BULKHEAD, SHIM_SANDBOXER, Case
+
+pytestmark = pytest.mark.callers
+
+# pod NAME [LINUX]: writes the pod's config; container NAME IMAGE ARG...: a container's. run_container NAME: creates and
+# starts it and prints nothing; its id is in the variable NAME.
+FUNCTIONS = """
+mkdir $W/logs
+pod() {
+    local linux=${1:-}
+    [[ -n $linux ]] || linux='{}'
+    jq -n --arg name "$ID" --arg logs "$W/logs" --argjson linux "$linux" '{
+        metadata: {name: $name, namespace: "tests", uid: $name, attempt: 0}, hostname: "podhost", log_directory: $logs,
+        annotations: {note: "kept"}, labels: {app: "test"}, linux: ({security_context: {namespace_options: {pid: 1}}} * $linux)}' >$W/pod.json
+    POD=$(crictl runp --runtime "$HANDLER" $W/pod.json)
+}
+container() {
+    local name=$1 image=$2; shift 2
+    jq -n --arg name "$name" --arg image "$image" '{
+        metadata: {name: $name, attempt: 0}, image: {image: $image}, command: $ARGS.positional, log_path: ($name + ".log"),
+        envs: [{key: "GREETING", value: "hello"}],
+        linux: {security_context: {namespace_options: {pid: 1}}}} * ($ENV.MORE // "{}" | fromjson)' --args -- "$@" >$W/$name.json
+    local id
+    id=$(crictl create "$POD" $W/$name.json $W/pod.json) && printf -v "$name" %s "$id" && crictl start "$id" >/dev/null
+}
+state() { crictl inspect "$1" | jq -r '.status | .state, .exitCode, .reason'; }
+exited() {
+    local n
+    for ((n = 0; n < 100; n++)); do [[ $(crictl inspect "$1" | jq -r .status.state) == CONTAINER_EXITED ]] && return; sleep 0.2; done
+    echo "still not exited"
+}
+away() { crictl stopp "$POD" >/dev/null; crictl rmp "$POD" >/dev/null; crictl pods -q --name "$ID"; }
+"""
+
+CASES = (
+    Case(
+        "cri-life",
+        FUNCTIONS
+        + """
+        pod; container main docker.io/bulkhead/busybox:latest sh -c 'echo "$GREETING"; echo problem >&2; trap "echo bye; exit 3" TERM; while :; do sleep 0.1; done'
+        crictl exec -s $main sh -c 'echo executed; echo also >&2; hostname'; crictl exec -s $main sh -c 'exit 5' 2>/dev/null; echo "-> $((!!$?))"
+        crictl inspect $main | jq -r .status.state
+        crictl inspectp $POD | jq -r .status.state
+        crictl stop -t 20 $main >/dev/null; state $main
+        crictl logs $main 2>&1 | sort
+        crictl rm $main >/dev/null; away""",
+        stdout="executed\npodhost\n-> 1\nCONTAINER_RUNNING\nSANDBOX_READY\nCONTAINER_EXITED\n3\nError\nbye\nhello\nproblem",
+        complains=("also",),
+        timeout=180,
+    ),
+    Case(
+        "cri-two-containers",
+        FUNCTIONS
+        + """
+        pod; container one docker.io/bulkhead/busybox:latest sh -c 'echo shared >/dev/shm/f; nc -l -p 8080 -e echo pong'
+        container two docker.io/bulkhead/debian:latest sh -c 'sleep 2; cat /dev/shm/f; exit 6'
+        exited $two; state $two; crictl logs $two
+        container three docker.io/bulkhead/busybox:latest sh -c 'nc 127.0.0.1 8080 </dev/null; hostname'
+        exited $three; state $three; crictl logs $three
+        crictl ps -a -q --pod $POD | wc -l
+        away""",
+        stdout="CONTAINER_EXITED\n6\nError\nshared\nCONTAINER_EXITED\n0\nCompleted\npong\npodhost\n3",
+        timeout=240,
+    ),
+    Case(
+        "cri-container-restarts",
+        FUNCTIONS
+        + """
+        pod; container main docker.io/bulkhead/busybox:latest sh -c 'exit 7'
+        exited $main; state $main; crictl rm $main >/dev/null
+        container main docker.io/bulkhead/busybox:latest sleep 1000
+        crictl inspect $main | jq -r .status.state
+        crictl stop -t 0 $main >/dev/null; state $main
+        away""",
+        stdout="CONTAINER_EXITED\n7\nError\nCONTAINER_RUNNING\nCONTAINER_EXITED\n137\nError",
+        timeout=180,
+    ),
+    Case(
+        "cri-security",
+        FUNCTIONS
+        + """
+        pod
+        MORE='{"linux": {"security_context": {"run_as_user": {"value": 1000}, "run_as_group": {"value": 1000}, "readonly_rootfs": true,
+            "no_new_privs": true, "capabilities": {"drop_capabilities": ["ALL"]}, "supplemental_groups": [4444],
+            "seccomp": {"profile_type": 0}}, "resources": {"memory_limit_in_bytes": 50331648}}, "working_dir": "/home/app"}' \\
+            container main docker.io/bulkhead/busybox:latest sh -c 'id -u; id -G; pwd; touch x 2>&1; grep -E "^(CapEff|CapBnd|NoNew|Seccomp:)" /proc/self/status; cat /sys/fs/cgroup/memory.max'
+        exited $main; crictl logs $main 2>&1
+        away""",
+        says=("^1000\n1000 4444\n/home/app\n.*Read-only", "Seccomp:\t2\n50331648"),
+        timeout=180,
+    ),
+)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_podsandbox(case, beside_runc):
+    beside_runc(case, BULKHEAD)
+
+
+@pytest.mark.needs_containerd2
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_shim_sandboxer(case, beside_runc):
+    beside_runc(case, SHIM_SANDBOXER)
