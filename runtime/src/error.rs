@@ -38,7 +38,11 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error without a further cause. `message` names the object and, where there is one, the remedy.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
-        Error { kind, message: message.into(), source: None }
+        Error {
+            kind,
+            message: message.into(),
+            source: None,
+        }
     }
 
     /// Adds the cause, which `Display` appends after a colon.
@@ -49,7 +53,11 @@ impl Error {
 
     /// Puts what was being done in front, keeping kind and cause.
     pub fn context(self, doing: impl fmt::Display) -> Error {
-        Error { kind: self.kind, message: format!("{doing}: {}", self.message), source: self.source }
+        Error {
+            kind: self.kind,
+            message: format!("{doing}: {}", self.message),
+            source: self.source,
+        }
     }
 
     /// What sort of failure it is.

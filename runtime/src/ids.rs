@@ -50,7 +50,10 @@ fn check(what: &str, id: &str) -> Result<()> {
         format!("it has {} bytes, at most {MAX_LENGTH} are allowed", id.len())
     } else if id == "." || id == ".." {
         "it names a folder".to_owned()
-    } else if let Some(bad) = id.chars().find(|c| !c.is_ascii_alphanumeric() && !matches!(c, '_' | '.' | '-')) {
+    } else if let Some(bad) = id
+        .chars()
+        .find(|c| !c.is_ascii_alphanumeric() && !matches!(c, '_' | '.' | '-'))
+    {
         format!("{bad:?} is not allowed, only letters, digits, '_', '.' and '-'")
     } else {
         return Ok(());

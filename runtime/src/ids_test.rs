@@ -12,7 +12,18 @@ fn ordinary_ids_pass() {
 
 #[test]
 fn ids_that_could_leave_their_folder_are_refused() {
-    for id in ["", ".", "..", "a/b", "../x", "a\0b", "a b", "ä", "a\n", &"x".repeat(201)] {
+    for id in [
+        "",
+        ".",
+        "..",
+        "a/b",
+        "../x",
+        "a\0b",
+        "a b",
+        "ä",
+        "a\n",
+        &"x".repeat(201),
+    ] {
         let error = ContainerId::try_from(id).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{id:?}");
     }
@@ -20,7 +31,9 @@ fn ids_that_could_leave_their_folder_are_refused() {
 
 #[test]
 fn a_long_id_is_not_repeated_in_full() {
-    let error = ContainerId::try_from("y".repeat(10_000).as_str()).unwrap_err().to_string();
+    let error = ContainerId::try_from("y".repeat(10_000).as_str())
+        .unwrap_err()
+        .to_string();
     assert!(error.len() < 200, "{error}");
     assert!(error.contains("10000 bytes"), "{error}");
 }

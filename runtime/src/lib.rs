@@ -5,10 +5,20 @@
 //! checked, and never used as a path, a pid or an id of the host. What clients wrote (specs, options, the config file) is
 //! checked before it is used and refused with a message that names it.
 
+pub mod check;
 pub mod config;
 pub mod error;
 pub mod ids;
 pub mod pod;
 pub mod state;
 
+mod agent_client;
+mod cgroup;
+mod clock;
 mod pidfd;
+mod rootfs;
+mod spec;
+mod stdio;
+mod vmm_client;
+mod volumes;
+mod watched;

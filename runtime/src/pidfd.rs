@@ -27,7 +27,8 @@ impl PidFd {
         let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, number, 0) })?;
         let fd = RawFd::try_from(fd).map_err(|_| Errno::EBADF)?;
         // SAFETY: the kernel has just made this descriptor (close-on-exec) for us and nobody else knows it.
-        Ok(PidFd { pid, fd: unsafe { OwnedFd::from_raw_fd(fd) } })
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(PidFd { pid, fd })
     }
 
     /// The process as recorded earlier: only if the one that has the pid now was also started then.

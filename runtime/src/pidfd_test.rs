@@ -1,3 +1,6 @@
+// The processes are reaped by pidfd, which clippy cannot see.
+#![allow(clippy::zombie_processes)]
+
 use std::process::Command;
 use std::time::Duration;
 
@@ -16,7 +19,10 @@ fn an_ended_child_is_seen_and_reaped_once() {
     assert!(process.reap().is_none());
     process.signal(Signal::SIGTERM).unwrap();
     assert!(process.wait_ended(Duration::from_secs(10)).unwrap());
-    assert!(matches!(process.reap(), Some(WaitStatus::Signaled(_, Signal::SIGTERM, _))));
+    assert!(matches!(
+        process.reap(),
+        Some(WaitStatus::Signaled(_, Signal::SIGTERM, _))
+    ));
     assert!(process.reap().is_none());
     assert_eq!(process.signal(Signal::SIGTERM), Err(Errno::ESRCH));
 }

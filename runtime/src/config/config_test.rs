@@ -20,7 +20,9 @@ fn the_default_file_may_be_missing_and_a_named_one_may_not() {
 
 #[test]
 fn an_unknown_key_is_named_with_its_file_and_line() {
-    let error = parse("default_vcpus = 1\ndefualt_memory_mib = 3\n").unwrap_err().to_string();
+    let error = parse("default_vcpus = 1\ndefualt_memory_mib = 3\n")
+        .unwrap_err()
+        .to_string();
     for part in ["/etc/x.toml", "defualt_memory_mib", "line 2", "correct or remove"] {
         assert!(error.contains(part), "{part} is missing in: {error}");
     }
@@ -44,7 +46,10 @@ fn values_outside_their_limits_are_refused() {
         ("kernel_parameters = \"a\\nb\"", "kernel_parameters"),
     ] {
         let error = parse(text).unwrap_err();
-        assert!(matches!(&error, ConfigError::Value { key: k, .. } if *k == key), "{text}: {error}");
+        assert!(
+            matches!(&error, ConfigError::Value { key: k, .. } if *k == key),
+            "{text}: {error}"
+        );
     }
 }
 
@@ -55,17 +60,30 @@ fn the_example_file_is_accepted_and_shows_every_default() {
     // Every option stands there as a comment; taking the marks away must give a valid file with the built-in values.
     let uncommented: String = example
         .lines()
-        .filter_map(|line| line.strip_prefix("#").filter(|rest| !rest.starts_with(' ') && !rest.is_empty()))
+        .filter_map(|line| {
+            line.strip_prefix("#")
+                .filter(|rest| !rest.starts_with(' ') && !rest.is_empty())
+        })
         .map(|line| format!("{line}\n"))
         .collect();
     let mut shown = parse(&uncommented).unwrap();
     let defaults = Config::default();
     assert_eq!(shown.vmm, PathBuf::from("/usr/local/libexec/bulkhead/bulkhead-vmm"));
     assert_eq!(shown.kernel, PathBuf::from("/usr/local/share/bulkhead/vmlinux"));
-    assert_eq!(shown.agent_image, PathBuf::from("/usr/local/share/bulkhead/agent.erofs"));
-    (shown.vmm, shown.kernel, shown.agent_image) =
-        (defaults.vmm.clone(), defaults.kernel.clone(), defaults.agent_image.clone());
+    assert_eq!(
+        shown.agent_image,
+        PathBuf::from("/usr/local/share/bulkhead/agent.erofs")
+    );
+    (shown.vmm, shown.kernel, shown.agent_image) = (
+        defaults.vmm.clone(),
+        defaults.kernel.clone(),
+        defaults.agent_image.clone(),
+    );
     shown.default_vcpus = defaults.default_vcpus;
     assert_eq!(shown, defaults);
-    assert_eq!(uncommented.lines().count(), 13, "an option is missing in configs/bulkhead.toml");
+    assert_eq!(
+        uncommented.lines().count(),
+        13,
+        "an option is missing in configs/bulkhead.toml"
+    );
 }

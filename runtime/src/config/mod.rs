@@ -147,7 +147,10 @@ impl Config {
     /// Reads the file at `path`, which must exist; `None`: [`DEFAULT_PATH`] if it exists, else the defaults.
     pub fn load(path: Option<&Path>) -> Result<Config, ConfigError> {
         let file = path.unwrap_or(Path::new(DEFAULT_PATH));
-        let read = |source| ConfigError::Read { path: file.to_owned(), source };
+        let read = |source| ConfigError::Read {
+            path: file.to_owned(),
+            source,
+        };
         match std::fs::metadata(file) {
             Err(e) if path.is_none() && e.kind() == std::io::ErrorKind::NotFound => return Ok(Config::default()),
             Err(e) => return Err(read(e)),
@@ -159,7 +162,8 @@ impl Config {
 
     /// vCPUs of a pod without a CPU limit on this host.
     pub fn default_vcpus(&self) -> u32 {
-        self.default_vcpus.unwrap_or_else(|| host_cpus().min(DEFAULT_VCPUS_MAX).min(self.max_vcpus))
+        self.default_vcpus
+            .unwrap_or_else(|| host_cpus().min(DEFAULT_VCPUS_MAX).min(self.max_vcpus))
     }
 
     /// How long a microVM may take until its agent answers.
@@ -168,20 +172,32 @@ impl Config {
     }
 
     fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
-        let config: Config = toml::from_str(text)
-            .map_err(|e| ConfigError::Parse { path: file.to_owned(), source: Box::new(e) })?;
+        let config: Config = toml::from_str(text).map_err(|e| ConfigError::Parse {
+            path: file.to_owned(),
+            source: Box::new(e),
+        })?;
         config.check(file)?;
         Ok(config)
     }
 
     fn check(&self, file: &Path) -> Result<(), ConfigError> {
         let refuse = |key, value: String, allowed: String| {
-            Err(ConfigError::Value { path: file.to_owned(), key, value, allowed })
+            Err(ConfigError::Value {
+                path: file.to_owned(),
+                key,
+                value,
+                allowed,
+            })
         };
         let max_vcpus = u64::from(self.max_vcpus);
         for (key, value, least, most) in [
             ("max_vcpus", max_vcpus, 1, 128),
-            ("default_vcpus", u64::from(self.default_vcpus.unwrap_or(1)), 1, max_vcpus),
+            (
+                "default_vcpus",
+                u64::from(self.default_vcpus.unwrap_or(1)),
+                1,
+                max_vcpus,
+            ),
             ("default_memory_mib", u64::from(self.default_memory_mib), 64, 1 << 20),
             ("guest_overhead_mib", u64::from(self.guest_overhead_mib), 0, 1 << 16),
             ("vmm_overhead_mib", u64::from(self.vmm_overhead_mib), 16, 1 << 16),
@@ -191,9 +207,12 @@ impl Config {
                 return refuse(key, value.to_string(), format!("must be from {least} to {most}"));
             }
         }
-        for (key, path) in
-            [("vmm", &self.vmm), ("kernel", &self.kernel), ("agent_image", &self.agent_image), ("state_dir", &self.state_dir)]
-        {
+        for (key, path) in [
+            ("vmm", &self.vmm),
+            ("kernel", &self.kernel),
+            ("agent_image", &self.agent_image),
+            ("state_dir", &self.state_dir),
+        ] {
             if !path.is_absolute() {
                 return refuse(key, format!("{:?}", path), "must be an absolute path".into());
             }
@@ -217,7 +236,11 @@ pub(crate) fn host_cpus() -> u32 {
 /// A file of the installation that the running program belongs to: `PREFIX/relative` for a program in `PREFIX/bin`.
 fn installed(relative: &str) -> PathBuf {
     let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/usr/local/bin/bulkhead"));
-    program.parent().and_then(Path::parent).unwrap_or(Path::new("/usr/local")).join(relative)
+    program
+        .parent()
+        .and_then(Path::parent)
+        .unwrap_or(Path::new("/usr/local"))
+        .join(relative)
 }
 
 #[cfg(test)]

@@ -1,12 +1,27 @@
 //! A pod: one microVM, the containers in it, and what the host lent them.
 //!
 //! [`Pod::boot`] starts the microVM and gives the pod together with its events. From then on every call names a process by
-//! container and exec id (`None`: the container's init). All calls may run at the same time; each is bounded in time.
+//! container and exec id (`None`: the container's init). All calls may run at the same time; each is bounded in time, except
+//! [`Pod::wait`].
+//!
+//! Locks: the std mutexes guard maps and are never held across an await; a process's `operation` (tokio) lets one start or
+//! deletion of it run at a time.
 
-mod api;
+mod boot;
+mod calls;
+mod container;
+mod hooks;
+mod machine;
+mod numbers;
+mod process;
+mod sizing;
+mod spec_input;
 mod types;
+mod undo;
 
-pub use api::Pod;
+pub use calls::Pod;
 pub use types::{
     ContainerSpec, Exit, PidInfo, PodEvent, PodResources, PodSpec, ProcessState, RootfsMount, Stats, Status, StdioPaths,
 };
+
+pub(crate) use undo::Undo;

@@ -1,0 +1,290 @@
+//! The agent of one pod: its ttrpc service over a stream that the vmm opened to the guest.
+//!
+//! Distrusts the agent, which is the guest: every call but the two that wait for events has a time limit, messages are bounded
+//! by the protocol (4 MiB), texts are cut, and lists are cut to what a container can have.
+
+use std::collections::HashMap;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bulkhead_agent_protocol::agent as message;
+use bulkhead_agent_protocol::agent_ttrpc::AgentClient;
+use ttrpc::context::{Context, with_duration};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::spec::GuestSpec;
+
+/// Calls that only look something up or pass something on.
+const QUICK: Duration = Duration::from_secs(10);
+/// Calls that create or remove something in the guest, which may be short of CPU.
+const SLOW: Duration = Duration::from_secs(60);
+/// Longest text of the agent's that is passed on, characters.
+const TEXT: usize = 4096;
+/// Most pids and statistics files of one answer.
+const MAX_PIDS: usize = 1 << 16;
+const MAX_FILES: usize = 256;
+
+/// Streams of a process as the agent is told; 0: none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct StreamIds {
+    pub(crate) stdin: u64,
+    pub(crate) stdout: u64,
+    pub(crate) stderr: u64,
+}
+
+/// What the agent is told about a process's streams.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct ProcessIo {
+    pub(crate) terminal: bool,
+    pub(crate) streams: StreamIds,
+    pub(crate) size: (u32, u32),
+}
+
+/// The agent of one pod.
+#[derive(Clone)]
+pub(crate) struct Agent {
+    client: AgentClient,
+}
+
+impl Agent {
+    /// Takes over a stream to the agent's control port. Needs a tokio runtime around it.
+    pub(crate) fn new(stream: UnixStream) -> Result<Agent> {
+        let stream = tokio::net::UnixStream::from_std(stream)
+            .map_err(|e| Error::internal("cannot use the stream to the agent").caused_by(e))?;
+        let client = ttrpc::r#async::Client::new(ttrpc::r#async::transport::Socket::from(stream));
+        Ok(Agent {
+            client: AgentClient::new(client),
+        })
+    }
+
+    pub(crate) async fn hello(&self, hostname: &str, entropy: Vec<u8>, timeout: Duration) -> Result<(String, String)> {
+        let request = message::HelloRequest {
+            entropy,
+            hostname: hostname.to_owned(),
+            realtime_ns: realtime_ns(),
+            ..Default::default()
+        };
+        let answer = self
+            .client
+            .hello(with_duration(timeout), &request)
+            .await
+            .map_err(|e| failed("Hello", e))?;
+        Ok((cut(&answer.agent_version, 100), cut(&answer.kernel_release, 100)))
+    }
+
+    pub(crate) async fn create(&self, container: &str, spec: GuestSpec, io: ProcessIo) -> Result<u32> {
+        let (with, kinds) = spec.shared.map_or_else(Default::default, |s| (s.with, s.kinds));
+        let request = message::CreateContainerRequest {
+            container_id: container.to_owned(),
+            spec: spec.json,
+            stdio: Some(stdio(io)).into(),
+            share_namespaces_with: with,
+            shared_namespaces: kinds,
+            ..Default::default()
+        };
+        let answer = self.client.create_container(with_duration(SLOW), &request).await;
+        Ok(answer.map_err(|e| failed("CreateContainer", e))?.guest_pid)
+    }
+
+    pub(crate) async fn start(&self, container: &str) -> Result<()> {
+        let request = message::ContainerRequest {
+            container_id: container.to_owned(),
+            ..Default::default()
+        };
+        self.client
+            .start_container(with_duration(SLOW), &request)
+            .await
+            .map_err(|e| failed("StartContainer", e))?;
+        Ok(())
+    }
+
+    pub(crate) async fn exec(&self, container: &str, exec_id: &str, process: Vec<u8>, io: ProcessIo) -> Result<u32> {
+        let request = message::ExecRequest {
+            container_id: container.to_owned(),
+            exec_id: exec_id.to_owned(),
+            process,
+            stdio: Some(stdio(io)).into(),
+            ..Default::default()
+        };
+        Ok(self
+            .client
+            .exec(with_duration(SLOW), &request)
+            .await
+            .map_err(|e| failed("Exec", e))?
+            .guest_pid)
+    }
+
+    pub(crate) async fn signal(&self, container: &str, exec_id: &str, signal: u32, all: bool) -> Result<()> {
+        let request = message::SignalRequest {
+            container_id: container.to_owned(),
+            exec_id: exec_id.to_owned(),
+            signal,
+            all,
+            ..Default::default()
+        };
+        self.client
+            .signal(with_duration(QUICK), &request)
+            .await
+            .map_err(|e| failed("Signal", e))?;
+        Ok(())
+    }
+
+    /// Exit status 0-255. Waits for as long as it takes.
+    pub(crate) async fn wait(&self, container: &str, exec_id: &str) -> Result<u32> {
+        let answer = self.client.wait(Context::default(), &process(container, exec_id)).await;
+        Ok(answer.map_err(|e| failed("Wait", e))?.exit_status & 0xff)
+    }
+
+    /// Exit status 0-255.
+    pub(crate) async fn delete(&self, container: &str, exec_id: &str) -> Result<u32> {
+        let answer = self
+            .client
+            .delete(with_duration(SLOW), &process(container, exec_id))
+            .await;
+        Ok(answer.map_err(|e| failed("Delete", e))?.exit_status & 0xff)
+    }
+
+    pub(crate) async fn resize_pty(&self, container: &str, exec_id: &str, width: u32, height: u32) -> Result<()> {
+        let request = message::ResizePtyRequest {
+            container_id: container.to_owned(),
+            exec_id: exec_id.to_owned(),
+            width,
+            height,
+            ..Default::default()
+        };
+        self.client
+            .resize_pty(with_duration(QUICK), &request)
+            .await
+            .map_err(|e| failed("ResizePty", e))?;
+        Ok(())
+    }
+
+    pub(crate) async fn pids(&self, container: &str) -> Result<Vec<u32>> {
+        let request = message::ContainerRequest {
+            container_id: container.to_owned(),
+            ..Default::default()
+        };
+        let answer = self
+            .client
+            .pids(with_duration(QUICK), &request)
+            .await
+            .map_err(|e| failed("Pids", e))?;
+        let mut pids = answer.guest_pids;
+        pids.truncate(MAX_PIDS);
+        Ok(pids)
+    }
+
+    pub(crate) async fn stats(&self, container: &str) -> Result<HashMap<String, String>> {
+        let request = message::ContainerRequest {
+            container_id: container.to_owned(),
+            ..Default::default()
+        };
+        let answer = self
+            .client
+            .stats(with_duration(QUICK), &request)
+            .await
+            .map_err(|e| failed("Stats", e))?;
+        Ok(answer.files.into_iter().take(MAX_FILES).collect())
+    }
+
+    pub(crate) async fn set_frozen(&self, container: &str, frozen: bool) -> Result<()> {
+        let request = message::SetFrozenRequest {
+            container_id: container.to_owned(),
+            frozen,
+            ..Default::default()
+        };
+        self.client
+            .set_frozen(with_duration(QUICK), &request)
+            .await
+            .map_err(|e| failed("SetFrozen", e))?;
+        Ok(())
+    }
+
+    /// The container of the next out-of-memory kill; empty: none in particular. Waits for as long as it takes.
+    pub(crate) async fn next_oom(&self) -> Result<String> {
+        let answer = self
+            .client
+            .next_event(Context::default(), &message::Empty::default())
+            .await;
+        Ok(cut(&answer.map_err(|e| failed("NextEvent", e))?.oom_container_id, 256))
+    }
+
+    /// How far the guest's clock was from the host's, host minus guest, nanoseconds.
+    pub(crate) async fn sync_clock(&self, step: bool) -> Result<i64> {
+        let request = message::SyncClockRequest {
+            realtime_ns: realtime_ns(),
+            step,
+            ..Default::default()
+        };
+        let answer = self.client.sync_clock(with_duration(QUICK), &request).await;
+        Ok(answer.map_err(|e| failed("SyncClock", e))?.offset_ns)
+    }
+
+    pub(crate) async fn shutdown(&self, timeout: Duration) -> Result<()> {
+        let answer = self
+            .client
+            .shutdown(with_duration(timeout), &message::Empty::default())
+            .await;
+        answer.map_err(|e| failed("Shutdown", e))?;
+        Ok(())
+    }
+}
+
+fn process(container: &str, exec_id: &str) -> message::ProcessRequest {
+    message::ProcessRequest {
+        container_id: container.to_owned(),
+        exec_id: exec_id.to_owned(),
+        ..Default::default()
+    }
+}
+
+fn stdio(io: ProcessIo) -> message::Stdio {
+    message::Stdio {
+        terminal: io.terminal,
+        stdin_stream: io.streams.stdin,
+        stdout_stream: io.streams.stdout,
+        stderr_stream: io.streams.stderr,
+        width: io.size.0,
+        height: io.size.1,
+        ..Default::default()
+    }
+}
+
+fn realtime_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The agent's own errors are shown as they are; what fails on the way is told apart.
+fn failed(call: &str, error: ttrpc::Error) -> Error {
+    use ttrpc::Code;
+    match error {
+        ttrpc::Error::RpcStatus(status) => {
+            let kind = match status.code() {
+                Code::NOT_FOUND => ErrorKind::NotFound,
+                Code::ALREADY_EXISTS => ErrorKind::AlreadyExists,
+                Code::FAILED_PRECONDITION => ErrorKind::FailedPrecondition,
+                Code::INVALID_ARGUMENT => ErrorKind::InvalidArgument,
+                Code::DEADLINE_EXCEEDED => {
+                    return Error::timeout(format!("the agent in the guest did not answer {call} in time"));
+                }
+                _ => ErrorKind::Internal,
+            };
+            Error::new(kind, cut(&status.message, TEXT))
+        }
+        other => Error::unavailable(format!("the connection to the agent in the guest broke in {call}"))
+            .caused_by(cut(&other.to_string(), 200)),
+    }
+}
+
+/// Text of the guest without control characters, at most `most` characters.
+fn cut(text: &str, most: usize) -> String {
+    text.chars()
+        .filter(|c| *c == '\n' || !c.is_control())
+        .take(most)
+        .collect()
+}
+
+#[cfg(test)]
+#[path = "agent_client_test.rs"]
+mod agent_client_test;

@@ -1,0 +1,160 @@
+//! A folder of the unified hierarchy.
+
+use std::collections::HashMap;
+use std::io::ErrorKind as IoErrorKind;
+use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::Limits;
+use crate::error::{Error, Result};
+
+/// Controllers that a pod's limits and statistics use.
+const CONTROLLERS: [&str; 5] = ["cpu", "memory", "cpuset", "io", "pids"];
+/// Files that show what the pod costs.
+const STATISTICS: [&str; 8] = [
+    "memory.current",
+    "memory.peak",
+    "memory.max",
+    "memory.stat",
+    "memory.events",
+    "cpu.stat",
+    "pids.current",
+    "io.stat",
+];
+/// How long killed processes may take to leave.
+const EMPTY_TIMEOUT: Duration = Duration::from_secs(2);
+const RETRY: Duration = Duration::from_millis(10);
+/// Largest statistics file that is passed on, bytes.
+const MAX_FILE: usize = 64 * 1024;
+
+/// One cgroup.
+pub(super) struct Group {
+    mount: PathBuf,
+    relative: PathBuf,
+}
+
+/// A cgroup's path from a spec: below the root and nowhere else.
+pub(super) fn check_path(path: &str) -> Result<PathBuf> {
+    let relative = Path::new(path.trim_start_matches('/'));
+    let normal = relative.components().all(|c| matches!(c, Component::Normal(_)));
+    if !normal || relative.as_os_str().is_empty() || path.contains('\0') {
+        return Err(Error::invalid(format!(
+            "cgroup path {path:?} in the spec is no path below the cgroup root"
+        )));
+    }
+    Ok(relative.to_owned())
+}
+
+impl Group {
+    pub(super) fn new(mount: &Path, path: &str) -> Result<Group> {
+        Ok(Group {
+            mount: mount.to_owned(),
+            relative: check_path(path)?,
+        })
+    }
+
+    fn path(&self) -> PathBuf {
+        self.mount.join(&self.relative)
+    }
+
+    pub(super) fn enter(&self, pid: u32, limits: &Limits) -> Result<()> {
+        let path = self.path();
+        let mut at = self.mount.clone();
+        for part in self.relative.components() {
+            delegate(&at);
+            at.push(part);
+            match std::fs::create_dir(&at) {
+                Err(e) if e.kind() != IoErrorKind::AlreadyExists => {
+                    return Err(Error::io("cannot create the host cgroup", &at, e));
+                }
+                _ => {}
+            }
+        }
+        for (file, value) in settings(limits) {
+            write(&path.join(file), &value)?;
+        }
+        write(&path.join("cgroup.procs"), &pid.to_string())
+    }
+
+    pub(super) fn remove(&self) -> Result<()> {
+        let path = self.path();
+        let deadline = Instant::now() + EMPTY_TIMEOUT;
+        loop {
+            match std::fs::remove_dir(&path) {
+                Ok(()) => return Ok(()),
+                Err(e) if e.kind() == IoErrorKind::NotFound => return Ok(()),
+                Err(e) if Instant::now() >= deadline => {
+                    return Err(Error::io("cannot remove the host cgroup", &path, e));
+                }
+                Err(_) => {
+                    // Kernels before 5.14 have no such file; then what is left has to end by itself.
+                    let _ = std::fs::write(path.join("cgroup.kill"), "1");
+                    std::thread::sleep(RETRY);
+                }
+            }
+        }
+    }
+
+    pub(super) fn statistics(&self) -> HashMap<String, String> {
+        let path = self.path();
+        let mut files = HashMap::new();
+        for name in STATISTICS {
+            if let Ok(text) = std::fs::read_to_string(path.join(name))
+                && text.len() <= MAX_FILE
+            {
+                files.insert(name.to_owned(), text);
+            }
+        }
+        files
+    }
+}
+
+/// Lets the children of a cgroup have what is there to have. A controller that cannot be had shows when a limit needs it.
+fn delegate(path: &Path) {
+    let file = path.join("cgroup.subtree_control");
+    let enabled = std::fs::read_to_string(&file).unwrap_or_default();
+    for controller in CONTROLLERS {
+        if !enabled.split_ascii_whitespace().any(|c| c == controller) {
+            let _ = std::fs::write(&file, format!("+{controller}"));
+        }
+    }
+}
+
+/// Files and what to write into them.
+pub(super) fn settings(limits: &Limits) -> Vec<(&'static str, String)> {
+    let from = &limits.resources;
+    let mut settings = Vec::new();
+    if let Some(bytes) = limits.memory_bytes {
+        settings.push(("memory.max", bytes.to_string()));
+    }
+    if let Some(quota) = from.cpu_quota_us {
+        settings.push(("cpu.max", format!("{quota} {}", from.cpu_period_us.unwrap_or(100_000))));
+    }
+    if let Some(shares) = from.cpu_shares {
+        settings.push(("cpu.weight", weight(shares).to_string()));
+    }
+    if let Some(cpus) = &from.cpuset_cpus {
+        settings.push(("cpuset.cpus", cpus.clone()));
+    }
+    if let Some(mems) = &from.cpuset_mems {
+        settings.push(("cpuset.mems", mems.clone()));
+    }
+    settings
+}
+
+/// cgroup v1's shares (2 to 262144) on v2's scale (1 to 10000), as all runtimes convert them.
+fn weight(shares: u64) -> u64 {
+    1 + (shares.clamp(2, 262_144) - 2) * 9_999 / 262_142
+}
+
+fn write(file: &Path, value: &str) -> Result<()> {
+    std::fs::write(file, value).map_err(|e| {
+        let what = format!("cannot write {value:?} to");
+        let error = Error::io(&what, file, e);
+        if file.exists() {
+            error
+        } else {
+            error.context("this host's cgroups lack a controller")
+        }
+    })
+}

@@ -1,0 +1,244 @@
+//! How a pod comes to life, and how its end is seen.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bulkhead_agent_protocol::CONTROL_PORT;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::calls::Pod;
+use super::container::Prepared;
+use super::machine::{Ground, Machine};
+use super::numbers::Numbers;
+use super::process::KILLED;
+use super::types::{ContainerSpec, PodEvent, PodSpec};
+use super::undo::Undo;
+use crate::agent_client::Agent;
+use crate::clock;
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, Result, blocking};
+use crate::vmm_client::Vmm;
+
+/// Pause between two tries to reach an agent that is not there yet.
+const CONNECT_RETRY: Duration = Duration::from_millis(10);
+/// Entropy for the guest, bytes.
+const ENTROPY: usize = 64;
+
+/// What [`Pod::boot`] gives: the pod and what happens to it.
+pub(super) type Booted = (Arc<Pod>, mpsc::UnboundedReceiver<PodEvent>);
+
+/// Boots a pod; prepares the first container, if there is one, meanwhile. On failure nothing is left.
+pub(super) async fn boot(
+    spec: PodSpec,
+    first: Option<ContainerSpec>,
+    config: &Config,
+) -> Result<(Booted, Option<u32>)> {
+    let mut undo = Undo::default();
+    let id = spec.id.clone();
+    match launch(spec, first, config, &mut undo).await {
+        Ok((machine, agent, prepared, parts)) => {
+            let (pod, events) = assemble(machine, agent, undo, parts);
+            let Some(prepared) = prepared else {
+                return Ok(((pod, events), None));
+            };
+            match pod.create_prepared(prepared).await {
+                Ok(pid) => Ok(((pod, events), Some(pid))),
+                Err(error) => {
+                    // Whatever else goes wrong now is in the log; the caller wants the first cause.
+                    let _ = pod.shutdown().await;
+                    Err(error)
+                }
+            }
+        }
+        Err(error) => {
+            let _ = undo.run_async().await;
+            Err(error.context(format!("cannot start the microVM of pod {id}")))
+        }
+    }
+}
+
+/// What a pod keeps of its description.
+struct Parts {
+    spec: PodSpec,
+    share: std::path::PathBuf,
+}
+
+async fn launch(
+    spec: PodSpec,
+    first: Option<ContainerSpec>,
+    config: &Config,
+    undo: &mut Undo,
+) -> Result<(Machine, Agent, Option<Prepared>, Parts)> {
+    let (ground, early) = {
+        let (spec, config) = (spec.clone(), config.clone());
+        let work = move || {
+            let mut undo = Undo::default();
+            let ground = Ground::prepare(&spec, &config, &mut undo)?;
+            Ok((ground, undo))
+        };
+        blocking("preparing the pod", work).await?
+    };
+    undo.append(early);
+    let share = ground.share();
+    let deadline = Instant::now() + config.boot_timeout();
+    let machine = async {
+        let machine = ground.start(&spec, config, undo).await?;
+        let agent = reach_agent(&machine, &spec, config, deadline).await;
+        match agent {
+            Ok(agent) => Ok((machine, agent)),
+            Err(error) => {
+                bury(&machine).await;
+                Err(error)
+            }
+        }
+    };
+    let container = async {
+        match first {
+            Some(first) => Prepared::on_host(first, share.clone()).await.map(Some),
+            None => Ok(None),
+        }
+    };
+    // Neither is given up when the other fails: both clean up after themselves.
+    match tokio::join!(machine, container) {
+        (Ok((machine, agent)), Ok(prepared)) => Ok((machine, agent, prepared, Parts { spec, share })),
+        (Ok((machine, _)), Err(error)) => {
+            bury(&machine).await;
+            Err(error)
+        }
+        (Err(error), Ok(Some(prepared))) => {
+            let _ = prepared.discard().await;
+            Err(error)
+        }
+        (Err(error), _) => Err(error),
+    }
+}
+
+/// Kills a machine that nobody uses yet and waits for its end, so that its cgroup and share can be removed.
+async fn bury(machine: &Machine) {
+    machine.vmm.kill();
+    machine.vmm.ended().await;
+}
+
+/// The agent answers some time after the kernel started; until then the guest refuses or does not answer.
+async fn reach_agent(machine: &Machine, spec: &PodSpec, config: &Config, deadline: Instant) -> Result<Agent> {
+    let vmm = &machine.vmm;
+    let late = || {
+        let console = if config.verbose_console {
+            format!("see {}", machine.folder.console_log().display())
+        } else {
+            "set verbose_console = true in the config file to see the guest's kernel".to_owned()
+        };
+        Error::timeout(format!(
+            "the agent in the guest did not answer within {} s (boot_timeout_s); {console}",
+            config.boot_timeout_s
+        ))
+    };
+    let left = || deadline.saturating_duration_since(Instant::now());
+    let stream = loop {
+        match vmm.connect(CONTROL_PORT, left()).await {
+            Ok(stream) => break stream,
+            Err(error) if error.kind() == ErrorKind::Unavailable => return Err(error),
+            Err(error) if left().is_zero() => return Err(late().caused_by(error)),
+            Err(_) => tokio::time::sleep(CONNECT_RETRY).await,
+        }
+    };
+    let agent = Agent::new(stream)?;
+    let hostname = spec.hostname.as_deref().unwrap_or_default();
+    tokio::select! {
+        answer = agent.hello(hostname, entropy()?, left().max(Duration::from_millis(1))) => {
+            let (version, kernel) = answer.map_err(|error| match error.kind() {
+                ErrorKind::DeadlineExceeded => late(),
+                _ => error,
+            })?;
+            tracing::info!("pod {}: agent {version} on Linux {kernel} answers", spec.id);
+            Ok(agent)
+        }
+        end = vmm.ended() => Err(Error::unavailable(format!("the microVM ended before its agent answered: {}", end.reason))),
+    }
+}
+
+fn entropy() -> Result<Vec<u8>> {
+    let mut bytes = vec![0u8; ENTROPY];
+    let source = std::path::Path::new("/dev/urandom");
+    std::fs::File::open(source)
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .map_err(|e| Error::io("cannot read", source, e))?;
+    Ok(bytes)
+}
+
+fn assemble(machine: Machine, agent: Agent, undo: Undo, parts: Parts) -> Booted {
+    let (events, receiver) = mpsc::unbounded_channel();
+    let vmm_pid = machine.vmm.pid();
+    let pod = Arc::new_cyclic(|me| Pod {
+        me: me.clone(),
+        id: parts.spec.id,
+        cgroup: parts.spec.cgroup_path,
+        share: parts.share,
+        vmm: machine.vmm,
+        agent,
+        containers: Mutex::new(BTreeMap::new()),
+        numbers: Mutex::new(Numbers::new(vmm_pid)),
+        first_taken: AtomicBool::new(false),
+        next_stream: AtomicU64::new(1),
+        events,
+        stopping: AtomicBool::new(false),
+        tasks: Mutex::new(Vec::new()),
+        ground: tokio::sync::Mutex::new(Some(undo)),
+    });
+    pod.spawn(watch_end(pod.clone()));
+    pod.spawn(watch_oom(pod.clone()));
+    pod.spawn(clock::follow(pod.agent.clone(), pod.id.to_string()));
+    (pod, receiver)
+}
+
+/// Tells everybody when the machine ends without having been asked to.
+async fn watch_end(pod: Arc<Pod>) {
+    let end = pod.vmm.ended().await;
+    pod.finish_all();
+    if !pod.stopping.load(Ordering::SeqCst) {
+        tracing::error!("pod {}: the microVM ended: {}", pod.id, end.reason);
+        // Without a receiver nobody is interested.
+        let _ = pod.events.send(PodEvent::Stopped { reason: end.reason });
+    }
+}
+
+async fn watch_oom(pod: Arc<Pod>) {
+    while let Ok(container) = pod.agent.next_oom().await {
+        // The guest's word for which of its containers it was, checked against those that there are.
+        if pod.container(&container).is_ok() {
+            let _ = pod.events.send(PodEvent::OutOfMemory { container });
+        } else {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+impl Pod {
+    /// Ends every process that is known, as if killed: the machine is gone.
+    pub(super) fn finish_all(&self) {
+        for container in self.all_containers() {
+            for process in container.processes() {
+                if process.exec_id.is_none() || process.pid() != 0 {
+                    self.finish(&process, KILLED);
+                }
+            }
+        }
+    }
+}
+
+/// Waits for a machine that was asked to end; kills it when it takes too long.
+pub(super) async fn end_within(vmm: &Vmm, timeout: Duration) {
+    if tokio::time::timeout(timeout, vmm.ended()).await.is_err() {
+        tracing::warn!(
+            "microVM {}: did not power off within {} ms, killing it",
+            vmm.pid(),
+            timeout.as_millis()
+        );
+        vmm.kill();
+        vmm.ended().await;
+    }
+}

@@ -1,0 +1,485 @@
+//! The calls of a pod.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+use super::boot::{self, end_within};
+use super::container::{Container, Prepared};
+use super::numbers::Numbers;
+use super::process::{KILLED, Process};
+use super::types::{ContainerSpec, Exit, PidInfo, PodEvent, PodSpec, ProcessState, Stats, Status, StdioPaths};
+use super::undo::Undo;
+use crate::agent_client::Agent;
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{ContainerId, validate_exec_id};
+use crate::vmm_client::Vmm;
+use crate::{cgroup, spec};
+
+/// How long a guest may take to power itself off, and its agent to agree to that.
+const POWER_OFF: Duration = Duration::from_secs(2);
+/// How long the machine's end may follow the loss of its connections.
+const END_IS_NEAR: Duration = Duration::from_secs(2);
+
+/// A running pod. Made by [`Pod::boot`]; ends with [`Pod::shutdown`], which must be called also after its machine has ended.
+pub struct Pod {
+    pub(super) me: Weak<Pod>,
+    pub(super) id: ContainerId,
+    pub(super) cgroup: Option<String>,
+    pub(super) share: PathBuf,
+    pub(super) vmm: Vmm,
+    pub(super) agent: Agent,
+    /// `None`: the id is taken by a creation that is under way.
+    pub(super) containers: Mutex<BTreeMap<String, Option<Arc<Container>>>>,
+    pub(super) numbers: Mutex<Numbers>,
+    /// The vmm's pid has been given to a container.
+    pub(super) first_taken: AtomicBool,
+    pub(super) next_stream: AtomicU64,
+    pub(super) events: mpsc::UnboundedSender<PodEvent>,
+    /// The end is wanted.
+    pub(super) stopping: AtomicBool,
+    pub(super) tasks: Mutex<Vec<AbortHandle>>,
+    /// What the pod has on the host; `None` once that is removed.
+    pub(super) ground: tokio::sync::Mutex<Option<Undo>>,
+}
+
+impl Pod {
+    /// Boots an empty pod and waits until its agent answers. On failure nothing is left.
+    ///
+    /// The caller is a child subreaper in a mount namespace of its own, inside a tokio runtime.
+    pub async fn boot(spec: PodSpec, config: &Config) -> Result<(Arc<Pod>, mpsc::UnboundedReceiver<PodEvent>)> {
+        Ok(boot::boot(spec, None, config).await?.0)
+    }
+
+    /// Boots a pod and creates its first container, whose files are prepared while the machine boots; also gives the container's
+    /// pid. Faster than [`Pod::boot`] and then [`Pod::create_container`]. On failure nothing is left.
+    pub async fn boot_with(
+        spec: PodSpec,
+        first: ContainerSpec,
+        config: &Config,
+    ) -> Result<(Arc<Pod>, mpsc::UnboundedReceiver<PodEvent>, u32)> {
+        let ((pod, events), pid) = boot::boot(spec, Some(first), config).await?;
+        let pid = pid.unwrap_or_else(|| pod.vmm_pid());
+        Ok((pod, events, pid))
+    }
+
+    /// Pid of the vmm, which is in the pod's network namespace.
+    pub fn vmm_pid(&self) -> u32 {
+        self.vmm.pid()
+    }
+
+    /// Creates a container with its init process; gives its pid: the vmm's for the first, a host-unique number for others.
+    pub async fn create_container(&self, spec: ContainerSpec) -> Result<u32> {
+        self.check_alive()?;
+        let prepared = self.unless_ended(Prepared::on_host(spec, self.share.clone())).await?;
+        self.create_prepared(prepared).await
+    }
+
+    /// Registers a process to be started in a running container. `process_json`: an OCI "process".
+    pub async fn add_exec(&self, container: &str, exec_id: &str, process_json: &[u8], stdio: StdioPaths) -> Result<()> {
+        validate_exec_id(exec_id)?;
+        let container = self.container(container)?;
+        match container.init.status() {
+            Status::Running | Status::Paused => {}
+            Status::Created => {
+                return Err(Error::precondition(format!(
+                    "{}: has not been started",
+                    container.init.name()
+                )));
+            }
+            Status::Stopped => return Err(Error::precondition(format!("{}: has stopped", container.init.name()))),
+        }
+        let what = format!("process {exec_id} of container {}", container.id);
+        let (json, size) = spec::exec_for_guest(process_json, &what)?;
+        container.add_exec(exec_id, json, size, stdio)
+    }
+
+    /// Starts a container's init or a registered exec; gives its pid.
+    pub async fn start(&self, container: &str, exec_id: Option<&str>) -> Result<u32> {
+        let container = self.container(container)?;
+        let process = container.process(exec_id)?;
+        let _operation = process.operation.lock().await;
+        match process.status() {
+            Status::Created => {}
+            Status::Running | Status::Paused => {
+                return Err(Error::precondition(format!("{}: already started", process.name())));
+            }
+            Status::Stopped => return Err(Error::precondition(format!("{}: has stopped", process.name()))),
+        }
+        if exec_id.is_some() {
+            if container.is_frozen() {
+                return Err(Error::precondition(format!("container {}: is paused", container.id)));
+            }
+            return self.start_exec(&container, &process).await;
+        }
+        self.ask(self.agent.start(container.id.as_str())).await?;
+        process.set_running();
+        container.hooks.run_started(self.vmm_pid()).await;
+        Ok(process.pid())
+    }
+
+    /// Where a process is in its life.
+    pub async fn state(&self, container: &str, exec_id: Option<&str>) -> Result<ProcessState> {
+        let container = self.container(container)?;
+        let process = container.process(exec_id)?;
+        let status = match process.status() {
+            Status::Running if container.is_frozen() => Status::Paused,
+            status => status,
+        };
+        Ok(ProcessState {
+            status,
+            pid: process.pid(),
+            exit: process.exit(),
+            stdio: process.stdio.clone(),
+            bundle: container.bundle.clone(),
+        })
+    }
+
+    /// Answers when the process has ended; at once if it already has.
+    pub async fn wait(&self, container: &str, exec_id: Option<&str>) -> Result<Exit> {
+        let process = self.container(container)?.process(exec_id)?;
+        process.wait().await
+    }
+
+    /// Sends a signal to a process, or with `all` to every process of the container.
+    pub async fn kill(&self, container: &str, exec_id: Option<&str>, signal: u32, all: bool) -> Result<()> {
+        let container = self.container(container)?;
+        let process = container.process(exec_id)?;
+        if exec_id.is_some() && process.status() == Status::Created {
+            return Err(Error::precondition(format!("{}: has not been started", process.name())));
+        }
+        // With `all`, processes can be left that outlived the first one.
+        if process.status() == Status::Stopped && !all {
+            return Err(finished(&process));
+        }
+        match self
+            .ask(
+                self.agent
+                    .signal(container.id.as_str(), process.agent_id(), signal, all),
+            )
+            .await
+        {
+            Err(_) if process.status() == Status::Stopped => Err(finished(&process)),
+            result => result,
+        }
+    }
+
+    /// Forgets an ended process; for an init removes the container. Gives its pid and how it ended.
+    pub async fn delete(&self, container: &str, exec_id: Option<&str>) -> Result<(u32, Exit)> {
+        let container = self.container(container)?;
+        let process = container.process(exec_id)?;
+        let _operation = process.operation.lock().await;
+        match process.status() {
+            Status::Running | Status::Paused => {
+                return Err(Error::precondition(format!(
+                    "{}: cannot be deleted while it runs",
+                    process.name()
+                )));
+            }
+            Status::Created if exec_id.is_some() => self.finish_quietly(&process),
+            Status::Created => self.forget_in_guest(&process).await?,
+            Status::Stopped => {
+                self.drain(&process).await;
+                self.forget_in_guest(&process).await?;
+            }
+        }
+        self.drain(&process).await;
+        let exit = process.exit().unwrap_or(Exit {
+            status: KILLED,
+            at: SystemTime::now(),
+        });
+        let pid = process.pid();
+        match exec_id {
+            Some(exec_id) => {
+                container.remove_exec(exec_id);
+                self.numbers().give_back(pid);
+            }
+            None => self.remove_container(&container).await,
+        }
+        Ok((pid, exit))
+    }
+
+    /// Sets the size of a process's terminal in characters.
+    pub async fn resize_pty(&self, container: &str, exec_id: Option<&str>, width: u32, height: u32) -> Result<()> {
+        let process = self.container(container)?.process(exec_id)?;
+        if !process.stdio.terminal {
+            return Err(Error::precondition(format!("{}: has no terminal", process.name())));
+        }
+        match process.status() {
+            Status::Created if exec_id.is_some() => {
+                process.set_size((width, height));
+                Ok(())
+            }
+            Status::Stopped => Err(finished(&process)),
+            _ => {
+                self.ask(
+                    self.agent
+                        .resize_pty(&process.container, process.agent_id(), width, height),
+                )
+                .await
+            }
+        }
+    }
+
+    /// The client will write nothing more to the process's stdin.
+    pub async fn close_io(&self, container: &str, exec_id: Option<&str>) -> Result<()> {
+        self.container(container)?.process(exec_id)?.close_stdin();
+        Ok(())
+    }
+
+    /// All processes of a container.
+    pub async fn pids(&self, container: &str) -> Result<Vec<PidInfo>> {
+        let container = self.container(container)?;
+        let guest_pids = self.ask(self.agent.pids(container.id.as_str())).await?;
+        let known = container.processes();
+        let info = |guest_pid: u32| {
+            let process = known
+                .iter()
+                .find(|p| p.guest_pid() == guest_pid && p.status() != Status::Stopped && p.pid() != 0);
+            let pid = process.map_or(guest_pid, |p| p.pid());
+            PidInfo {
+                pid,
+                guest_pid,
+                exec_id: process.and_then(|p| p.exec_id.clone()),
+            }
+        };
+        Ok(guest_pids.into_iter().map(info).collect())
+    }
+
+    /// Counters of a container.
+    pub async fn stats(&self, container: &str) -> Result<Stats> {
+        let container = self.container(container)?;
+        let files = self.ask(self.agent.stats(container.id.as_str())).await?;
+        Ok(Stats {
+            files,
+            host_files: self.cgroup.as_deref().map(cgroup::statistics).unwrap_or_default(),
+        })
+    }
+
+    /// Freezes every process of a container.
+    pub async fn pause(&self, container: &str) -> Result<()> {
+        self.set_frozen(container, true).await
+    }
+
+    /// Thaws them.
+    pub async fn resume(&self, container: &str) -> Result<()> {
+        self.set_frozen(container, false).await
+    }
+
+    /// Whether the pod has no container.
+    pub fn is_empty(&self) -> bool {
+        self.map().is_empty()
+    }
+
+    /// Why the microVM ended, once it has.
+    pub fn stopped(&self) -> Option<String> {
+        self.vmm.end().map(|end| end.reason)
+    }
+
+    /// Powers the guest off, bounded in time, and removes everything the pod had on the host. Twice is fine.
+    pub async fn shutdown(&self) -> Result<()> {
+        let mut ground = self.ground.lock().await;
+        let Some(mut undo) = ground.take() else { return Ok(()) };
+        self.stopping.store(true, Ordering::SeqCst);
+        if self.vmm.end().is_none() {
+            // The answer may be lost with the guest; what counts is its end.
+            let _ = self.agent.shutdown(POWER_OFF).await;
+            end_within(&self.vmm, POWER_OFF).await;
+        }
+        self.finish_all();
+        for container in self.all_containers() {
+            undo.append(container.take_undo());
+            container.hooks.run_stopped().await;
+        }
+        self.map().clear();
+        for task in self.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            task.abort();
+        }
+        undo.run_async().await
+    }
+
+    async fn set_frozen(&self, container: &str, frozen: bool) -> Result<()> {
+        let container = self.container(container)?;
+        if container.init.status() != Status::Running {
+            return Err(Error::precondition(format!("{}: does not run", container.init.name())));
+        }
+        self.ask(self.agent.set_frozen(container.id.as_str(), frozen)).await?;
+        container.set_frozen(frozen);
+        Ok(())
+    }
+
+    /// Lets the guest forget a process. One that it does not know, or that went with the machine, is forgotten already.
+    async fn forget_in_guest(&self, process: &Process) -> Result<()> {
+        let forgotten = self
+            .ask(self.agent.delete(&process.container, process.agent_id()))
+            .await;
+        let status = match forgotten {
+            Ok(status) => status,
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Unavailable) => KILLED,
+            Err(error) => return Err(error),
+        };
+        self.finish(process, status);
+        Ok(())
+    }
+
+    /// An exec that was never started ends without anybody being told.
+    fn finish_quietly(&self, process: &Process) {
+        process.finish(KILLED);
+    }
+
+    /// Waits for the output of an ended process, then closes its fifos.
+    async fn drain(&self, process: &Process) {
+        if let Some(mut streams) = process.take_streams() {
+            streams.drain().await;
+        }
+    }
+
+    async fn remove_container(&self, container: &Arc<Container>) {
+        for process in container.processes() {
+            drop(process.take_streams());
+            self.numbers().give_back(process.pid());
+        }
+        // What cannot be removed is in the log; the container is gone all the same, and the pod's end tries again.
+        let _ = container.take_undo().run_async().await;
+        self.map().remove(container.id.as_str());
+        container.hooks.run_stopped().await;
+    }
+
+    pub(super) fn container(&self, id: &str) -> Result<Arc<Container>> {
+        let found = self.map().get(id).cloned().flatten();
+        found.ok_or_else(|| {
+            let shown: String = id.chars().take(64).collect();
+            Error::not_found(format!("container {shown:?}: not found in pod {}", self.id))
+        })
+    }
+
+    pub(super) fn all_containers(&self) -> Vec<Arc<Container>> {
+        self.map().values().flatten().cloned().collect()
+    }
+
+    /// Takes an id and a pid for a container that is about to be created.
+    pub(super) fn reserve(&self, id: &ContainerId) -> Result<Reservation<'_>> {
+        self.check_alive()?;
+        let mut map = self.map();
+        if map.contains_key(id.as_str()) {
+            return Err(Error::new(
+                ErrorKind::AlreadyExists,
+                format!("container {id}: already exists"),
+            ));
+        }
+        let first = !self.first_taken.swap(true, Ordering::SeqCst);
+        let number = if first {
+            Some(self.vmm_pid())
+        } else {
+            self.numbers().take()
+        };
+        let pid = number.ok_or_else(|| {
+            Error::precondition(format!(
+                "pod {}: has as many processes as can be numbered (1023): delete some",
+                self.id
+            ))
+        })?;
+        map.insert(id.to_string(), None);
+        Ok(Reservation {
+            pod: self,
+            id: id.to_string(),
+            pid,
+            first,
+            kept: false,
+        })
+    }
+
+    /// Runs a call to the guest, but no longer than the machine lives.
+    pub(super) async fn ask<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
+        let result = self.unless_ended(call).await;
+        match result {
+            Err(error) if error.kind() == ErrorKind::Unavailable && self.vmm.end().is_none() => {
+                // The connection went first; the reason is about to come.
+                match tokio::time::timeout(END_IS_NEAR, self.vmm.ended()).await {
+                    Ok(end) => Err(ended(&end.reason)),
+                    Err(_) => Err(error),
+                }
+            }
+            result => result,
+        }
+    }
+
+    pub(super) async fn unless_ended<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            biased;
+            result = work => result,
+            end = self.vmm.ended() => Err(ended(&end.reason)),
+        }
+    }
+
+    fn check_alive(&self) -> Result<()> {
+        match self.vmm.end() {
+            Some(end) => Err(ended(&end.reason)),
+            None if self.stopping.load(Ordering::SeqCst) => {
+                Err(Error::precondition(format!("pod {}: is being stopped", self.id)))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Runs a task that ends with the pod at the latest.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let handle = tokio::spawn(task).abort_handle();
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.retain(|task| !task.is_finished());
+        tasks.push(handle);
+    }
+
+    pub(super) fn numbers(&self) -> MutexGuard<'_, Numbers> {
+        self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn map(&self) -> MutexGuard<'_, BTreeMap<String, Option<Arc<Container>>>> {
+        self.containers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An id and a pid, given back when dropped unless kept.
+pub(super) struct Reservation<'a> {
+    pod: &'a Pod,
+    id: String,
+    pub(super) pid: u32,
+    first: bool,
+    kept: bool,
+}
+
+impl Reservation<'_> {
+    pub(super) fn keep(mut self, container: Arc<Container>) {
+        self.kept = true;
+        self.pod.map().insert(self.id.clone(), Some(container));
+    }
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        self.pod.map().remove(&self.id);
+        if self.first {
+            self.pod.first_taken.store(false, Ordering::SeqCst);
+        } else {
+            self.pod.numbers().give_back(self.pid);
+        }
+    }
+}
+
+fn finished(process: &Process) -> Error {
+    Error::not_found(format!("{}: process already finished", process.name()))
+}
+
+fn ended(reason: &str) -> Error {
+    Error::unavailable(format!("the pod's microVM has ended: {reason}"))
+}

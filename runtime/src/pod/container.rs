@@ -1,0 +1,351 @@
+//! One container: what it has on the host, its creation in the guest, its processes.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bulkhead_agent_protocol::STREAM_PORT;
+use serde_json::Value;
+
+use super::calls::Pod;
+use super::hooks::Hooks;
+use super::machine::set_oom_score;
+use super::process::{KILLED, Process};
+use super::types::{ContainerSpec, PodEvent, StdioPaths};
+use super::undo::Undo;
+use crate::agent_client::{ProcessIo, StreamIds};
+use crate::error::{Error, ErrorKind, Result, blocking};
+use crate::ids::ContainerId;
+use crate::spec::{self, CRI_CONTAINER_TYPE, PidOwner, text};
+use crate::stdio::{Endpoints, GuestEnds, Streams, assign_ids, write_header};
+use crate::{rootfs, volumes};
+
+/// How long the guest may take to accept a stream.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(20);
+/// Most processes added to a container at a time.
+const MAX_EXECS: usize = 1024;
+
+/// A container whose files are in the share, not yet known to the guest.
+pub(super) struct Prepared {
+    id: ContainerId,
+    bundle: PathBuf,
+    stdio: StdioPaths,
+    spec: Value,
+    undo: Undo,
+}
+
+impl Prepared {
+    /// Mounts root filesystem and volumes. On failure nothing is left.
+    pub(super) async fn on_host(container: ContainerSpec, share: PathBuf) -> Result<Prepared> {
+        let work = move || {
+            let mut undo = Undo::default();
+            match mount(&container, &share, &mut undo) {
+                Ok(spec) => {
+                    let ContainerSpec { id, bundle, stdio, .. } = container;
+                    Ok(Prepared {
+                        id,
+                        bundle,
+                        stdio,
+                        spec,
+                        undo,
+                    })
+                }
+                Err(error) => {
+                    let _ = undo.run();
+                    Err(error)
+                }
+            }
+        };
+        blocking("preparing the container's files", work).await
+    }
+
+    /// Takes it all back.
+    pub(super) async fn discard(self) -> Result<()> {
+        self.undo.run_async().await
+    }
+}
+
+fn mount(container: &ContainerSpec, share: &std::path::Path, undo: &mut Undo) -> Result<Value> {
+    let mut spec = spec::load(&container.bundle)?;
+    let folders = rootfs::make_folders(share, &container.id, undo)?;
+    let root_path = text(&spec, "/root/path").map(str::to_owned);
+    rootfs::prepare(
+        &container.rootfs,
+        &container.bundle,
+        root_path.as_deref(),
+        &folders.rootfs,
+        undo,
+    )?;
+    volumes::prepare(&mut spec, &container.id, &container.bundle, &folders.mounts, undo)?;
+    Ok(spec)
+}
+
+/// A container that the guest knows.
+pub(super) struct Container {
+    pub(super) id: ContainerId,
+    pub(super) bundle: PathBuf,
+    pub(super) init: Arc<Process>,
+    pub(super) hooks: Hooks,
+    frozen: AtomicBool,
+    oom_score_adj: Option<i32>,
+    execs: Mutex<BTreeMap<String, Exec>>,
+    undo: Mutex<Undo>,
+}
+
+/// A process added to a container, and its OCI "process" until it is started.
+struct Exec {
+    process: Arc<Process>,
+    json: Option<Vec<u8>>,
+}
+
+impl Container {
+    pub(super) fn processes(&self) -> Vec<Arc<Process>> {
+        let execs = self.execs();
+        std::iter::once(self.init.clone())
+            .chain(execs.values().map(|exec| exec.process.clone()))
+            .collect()
+    }
+
+    pub(super) fn process(&self, exec_id: Option<&str>) -> Result<Arc<Process>> {
+        let Some(exec_id) = exec_id else {
+            return Ok(self.init.clone());
+        };
+        let exec = self.execs().get(exec_id).map(|exec| exec.process.clone());
+        exec.ok_or_else(|| Error::not_found(format!("process {exec_id} of container {}: not found", self.id)))
+    }
+
+    /// Registers a process to be started later.
+    pub(super) fn add_exec(&self, exec_id: &str, json: Vec<u8>, size: (u32, u32), stdio: StdioPaths) -> Result<()> {
+        let process = Arc::new(Process::new(self.id.as_str(), Some(exec_id), stdio, size));
+        let mut execs = self.execs();
+        if execs.contains_key(exec_id) {
+            let message = format!("process {exec_id} of container {}: already exists", self.id);
+            return Err(Error::new(ErrorKind::AlreadyExists, message));
+        }
+        if execs.len() >= MAX_EXECS {
+            return Err(Error::precondition(format!(
+                "container {}: has {MAX_EXECS} added processes already",
+                self.id
+            )));
+        }
+        execs.insert(
+            exec_id.to_owned(),
+            Exec {
+                process,
+                json: Some(json),
+            },
+        );
+        Ok(())
+    }
+
+    /// The OCI "process" of an exec, once.
+    pub(super) fn take_exec_json(&self, exec_id: &str) -> Option<Vec<u8>> {
+        self.execs().get_mut(exec_id)?.json.take()
+    }
+
+    pub(super) fn remove_exec(&self, exec_id: &str) {
+        self.execs().remove(exec_id);
+    }
+
+    pub(super) fn is_frozen(&self) -> bool {
+        self.frozen.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_frozen(&self, frozen: bool) {
+        self.frozen.store(frozen, Ordering::Relaxed);
+    }
+
+    /// Steps that remove what it has on the host; empty from the second call on.
+    pub(super) fn take_undo(&self) -> Undo {
+        std::mem::take(&mut *self.undo.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn execs(&self) -> MutexGuard<'_, BTreeMap<String, Exec>> {
+        self.execs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pod {
+    /// Creates a container whose files are ready. On failure nothing of it is left.
+    pub(super) async fn create_prepared(&self, mut prepared: Prepared) -> Result<u32> {
+        let reservation = match self.reserve(&prepared.id) {
+            Ok(reservation) => reservation,
+            Err(error) => {
+                let _ = prepared.discard().await;
+                return Err(error);
+            }
+        };
+        match self.create_in_guest(&mut prepared, reservation.pid).await {
+            Ok(container) => {
+                let init = container.init.clone();
+                container
+                    .undo
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .append(std::mem::take(&mut prepared.undo));
+                let container = Arc::new(container);
+                reservation.keep(container.clone());
+                self.raise_oom_score();
+                self.watch_process(init.clone());
+                Ok(init.pid())
+            }
+            Err(error) => {
+                drop(reservation);
+                let _ = prepared.discard().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn create_in_guest(&self, prepared: &mut Prepared, pid: u32) -> Result<Container> {
+        let id = prepared.id.clone();
+        let spec = std::mem::take(&mut prepared.spec);
+        let hooks = Hooks::of(&spec, id.as_str(), &prepared.bundle)?;
+        let sandbox = spec
+            .get("annotations")
+            .and_then(|a| a.get(CRI_CONTAINER_TYPE))
+            .is_some_and(|t| t == "sandbox");
+        let score = spec
+            .pointer("/process/oomScoreAdj")
+            .and_then(Value::as_i64)
+            .and_then(|n| i32::try_from(n).ok());
+        let guest_spec = spec::for_guest(spec, &id, &|pid| self.owner_of(pid))?;
+        let size = guest_spec.console_size;
+        let init = Arc::new(Process::new(id.as_str(), None, prepared.stdio.clone(), size));
+        hooks.run_created(self.vmm_pid()).await?;
+        let (io, streams) = self.open_streams(&init).await?;
+        let guest_pid = self.ask(self.agent.create(id.as_str(), guest_spec, io)).await?;
+        init.set_pids(pid, guest_pid);
+        init.set_streams(streams);
+        Ok(Container {
+            bundle: prepared.bundle.clone(),
+            init,
+            hooks,
+            frozen: AtomicBool::new(false),
+            oom_score_adj: score.filter(|_| !sandbox),
+            execs: Mutex::new(BTreeMap::new()),
+            undo: Mutex::new(Undo::default()),
+            id,
+        })
+    }
+
+    /// Starts a registered process; gives its number.
+    pub(super) async fn start_exec(&self, container: &Container, process: &Arc<Process>) -> Result<u32> {
+        let exec_id = process.agent_id();
+        let json = container
+            .take_exec_json(exec_id)
+            .ok_or_else(|| Error::precondition(format!("{}: its start has failed before", process.name())))?;
+        let number = self.numbers().take().ok_or_else(|| {
+            Error::precondition(format!(
+                "pod {}: has as many processes as can be numbered (1023): delete some",
+                self.id
+            ))
+        })?;
+        let started = async {
+            let (io, streams) = self.open_streams(process).await?;
+            let guest_pid = self
+                .ask(self.agent.exec(container.id.as_str(), exec_id, json, io))
+                .await?;
+            Ok((guest_pid, streams))
+        };
+        match started.await {
+            Ok((guest_pid, streams)) => {
+                process.set_pids(number, guest_pid);
+                process.set_streams(streams);
+                process.set_running();
+                self.watch_process(process.clone());
+                Ok(number)
+            }
+            Err(error) => {
+                self.numbers().give_back(number);
+                Err(error)
+            }
+        }
+    }
+
+    /// Opens the client's ends and connects each with the guest.
+    async fn open_streams(&self, process: &Process) -> Result<(ProcessIo, Streams)> {
+        let endpoints = self.unless_ended(Endpoints::open(&process.stdio)).await?;
+        let ids = assign_ids(&endpoints, &self.next_stream);
+        let StreamIds { stdin, stdout, stderr } = ids;
+        let (stdin, stdout, stderr) = tokio::try_join!(
+            self.guest_stream(stdin),
+            self.guest_stream(stdout),
+            self.guest_stream(stderr)
+        )?;
+        let streams = Streams::start(endpoints, GuestEnds { stdin, stdout, stderr })?;
+        let io = ProcessIo {
+            terminal: process.stdio.terminal,
+            streams: ids,
+            size: process.size(),
+        };
+        Ok((io, streams))
+    }
+
+    async fn guest_stream(&self, id: u64) -> Result<Option<std::os::unix::net::UnixStream>> {
+        if id == 0 {
+            return Ok(None);
+        }
+        let stream = self.vmm.connect(STREAM_PORT, STREAM_TIMEOUT).await?;
+        write_header(&stream, id)?;
+        Ok(Some(stream))
+    }
+
+    /// Sees the end of a process and tells it.
+    fn watch_process(&self, process: Arc<Process>) {
+        let Some(pod) = self.me.upgrade() else { return };
+        self.spawn(async move {
+            let status = match pod.ask(pod.agent.wait(&process.container, process.agent_id())).await {
+                Ok(status) => status,
+                // It was deleted before it had ended.
+                Err(error) if error.kind() == ErrorKind::NotFound => KILLED,
+                Err(error) => {
+                    // The machine has ended, or its agent cannot be understood, which leaves nothing to be done with it.
+                    tracing::warn!("{}: its end cannot be seen: {error}", process.name());
+                    pod.vmm.kill();
+                    KILLED
+                }
+            };
+            pod.finish(&process, status);
+        });
+    }
+
+    /// Notes and tells the end of a process, once.
+    pub(super) fn finish(&self, process: &Process, status: u32) {
+        if !process.finish(status) {
+            return;
+        }
+        let Some(exit) = process.exit() else { return };
+        let event = PodEvent::Exited {
+            container: process.container.clone(),
+            exec_id: process.exec_id.clone(),
+            pid: process.pid(),
+            status: exit.status,
+            at: exit.at,
+        };
+        // Without a receiver nobody is interested.
+        let _ = self.events.send(event);
+    }
+
+    /// The vmm is as expendable as the most expendable of its containers.
+    fn raise_oom_score(&self) {
+        let highest = self.all_containers().iter().filter_map(|c| c.oom_score_adj).max();
+        if let Some(score) = highest
+            && let Err(error) = set_oom_score(self.vmm_pid(), score)
+        {
+            tracing::warn!("pod {}: {error}", self.id);
+        }
+    }
+
+    /// Whose pid it is, for specs that name namespaces by it.
+    fn owner_of(&self, pid: u32) -> PidOwner {
+        let owner = self.all_containers().into_iter().find(|c| c.init.pid() == pid);
+        match owner {
+            Some(container) => PidOwner::Container(container.id.to_string()),
+            None if pid == self.vmm_pid() => PidOwner::Pod,
+            None => PidOwner::Nobody,
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! OCI hooks that run on the host: prestart, createRuntime, poststart and poststop.
+//!
+//! They see the pod as a host process does: the state's pid is the vmm's, whose network namespace is the pod's.
+
+use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::error::{Error, Result, blocking};
+use crate::pidfd::PidFd;
+
+/// For hooks that set no limit.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Most of a hook's standard error that is shown, bytes.
+const STDERR: u64 = 2048;
+
+#[derive(Debug, Clone, Deserialize)]
+struct Hook {
+    path: String,
+    #[serde(default)]
+    args: Vec<String>,
+    #[serde(default)]
+    env: Vec<String>,
+    timeout: Option<u64>,
+}
+
+/// Hooks of one container.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Hooks {
+    created: Vec<Hook>,
+    started: Vec<Hook>,
+    stopped: Vec<Hook>,
+    state: Value,
+}
+
+impl Hooks {
+    pub(super) fn of(spec: &Value, id: &str, bundle: &Path) -> Result<Hooks> {
+        let list = |name: &str| -> Result<Vec<Hook>> {
+            match spec
+                .get("hooks")
+                .and_then(|hooks| hooks.get(name))
+                .filter(|value| !value.is_null())
+            {
+                None => Ok(Vec::new()),
+                Some(hooks) => serde_json::from_value(hooks.clone())
+                    .map_err(|e| Error::invalid(format!("container {id}: {name} hooks in the spec")).caused_by(e)),
+            }
+        };
+        let mut created = list("prestart")?;
+        created.extend(list("createRuntime")?);
+        let version = spec.get("ociVersion").cloned().unwrap_or_else(|| Value::from("1.0.2"));
+        let annotations = spec.get("annotations").cloned().unwrap_or_else(|| json!({}));
+        let state = json!({ "ociVersion": version, "id": id, "bundle": bundle, "annotations": annotations });
+        Ok(Hooks {
+            created,
+            started: list("poststart")?,
+            stopped: list("poststop")?,
+            state,
+        })
+    }
+
+    /// Before the container is created in the guest. A failure fails the creation.
+    pub(super) async fn run_created(&self, pid: u32) -> Result<()> {
+        self.run(&self.created, "creating", Some(pid)).await
+    }
+
+    /// After the start. A failure is only logged, as the specification wants it.
+    pub(super) async fn run_started(&self, pid: u32) {
+        self.log(self.run(&self.started, "running", Some(pid)).await);
+    }
+
+    /// After the deletion. A failure is only logged.
+    pub(super) async fn run_stopped(&self) {
+        self.log(self.run(&self.stopped, "stopped", None).await);
+    }
+
+    fn log(&self, result: Result<()>) {
+        if let Err(error) = result {
+            tracing::warn!("{error}");
+        }
+    }
+
+    async fn run(&self, hooks: &[Hook], status: &str, pid: Option<u32>) -> Result<()> {
+        if hooks.is_empty() {
+            return Ok(());
+        }
+        let mut state = self.state.clone();
+        if let Some(state) = state.as_object_mut() {
+            state.insert("status".into(), Value::from(status));
+            if let Some(pid) = pid {
+                state.insert("pid".into(), Value::from(pid));
+            }
+        }
+        let hooks = hooks.to_vec();
+        blocking("running hooks", move || {
+            hooks.iter().try_for_each(|hook| hook.run(state.to_string().as_bytes()))
+        })
+        .await
+    }
+}
+
+impl Hook {
+    fn run(&self, state: &[u8]) -> Result<()> {
+        let failed = |what: String| Error::internal(format!("hook {}: {what}", self.path));
+        let mut command = Command::new(&self.path);
+        if let Some((name, args)) = self.args.split_first() {
+            command.arg0(name).args(args);
+        }
+        command
+            .env_clear()
+            .envs(self.env.iter().filter_map(|pair| pair.split_once('=')));
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .map_err(|e| failed("cannot be run".into()).caused_by(e))?;
+        let process = PidFd::open(child.id()).map_err(|e| failed("cannot be watched".into()).caused_by(e))?;
+        let said = child.stderr.take().map(|stderr| {
+            std::thread::spawn(move || {
+                let mut text = Vec::new();
+                let mut start = stderr.take(STDERR);
+                let _ = start.read_to_end(&mut text);
+                let _ = std::io::copy(&mut start.into_inner(), &mut std::io::sink());
+                String::from_utf8_lossy(&text).trim().to_owned()
+            })
+        });
+        if let Some(mut stdin) = child.stdin.take() {
+            // A hook that does not read its state is none of our business.
+            let _ = stdin.write_all(state);
+        }
+        let timeout = self.timeout.map_or(TIMEOUT, Duration::from_secs);
+        if !process.wait_ended(timeout).unwrap_or(false) {
+            process.kill(Duration::from_secs(1));
+            return Err(failed(format!("did not end within {} s", timeout.as_secs())));
+        }
+        let status = child
+            .wait()
+            .map_err(|e| failed("its end was not seen".into()).caused_by(e))?;
+        if status.success() {
+            return Ok(());
+        }
+        let said = said.and_then(|thread| thread.join().ok()).unwrap_or_default();
+        Err(failed(format!("{status}: {said}")))
+    }
+}
+
+#[cfg(test)]
+#[path = "hooks_test.rs"]
+mod hooks_test;

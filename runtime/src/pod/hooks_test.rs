@@ -1,0 +1,51 @@
+use std::path::Path;
+
+use serde_json::json;
+
+use super::Hooks;
+
+fn hooks(script: &str, timeout: u64) -> Hooks {
+    let hook = json!([{ "path": "/bin/sh", "args": ["sh", "-c", script], "env": ["A=b"], "timeout": timeout }]);
+    Hooks::of(
+        &json!({ "ociVersion": "1.1.0", "hooks": { "createRuntime": hook } }),
+        "c1",
+        Path::new("/bundle"),
+    )
+    .unwrap()
+}
+
+#[tokio::test]
+async fn a_hook_reads_the_state() {
+    let script = r#"read state; case "$state" in *'"id":"c1"'*'"pid":42'*) test "$A" = b;; *) exit 9;; esac"#;
+    hooks(script, 10).run_created(42).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_failing_hook_says_why() {
+    let error = hooks("echo no such thing >&2; exit 3", 10)
+        .run_created(1)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("/bin/sh") && error.contains("status: 3") && error.contains("no such thing"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_hook_that_hangs_is_killed() {
+    let error = hooks("sleep 100", 1).run_created(1).await.unwrap_err().to_string();
+    assert!(error.contains("did not end within 1 s"), "{error}");
+}
+
+#[test]
+fn malformed_hooks_are_refused() {
+    let spec = json!({ "hooks": { "poststop": [{ "args": [] }] } });
+    assert!(
+        Hooks::of(&spec, "c1", Path::new("/"))
+            .unwrap_err()
+            .to_string()
+            .contains("poststop")
+    );
+}

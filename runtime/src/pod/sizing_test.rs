@@ -1,0 +1,124 @@
+use std::collections::HashMap;
+
+use super::{MEMORY_ANNOTATION, Size, VCPUS_ANNOTATION, cpus_in, vcpus_of};
+use crate::config::Config;
+use crate::error::ErrorKind;
+use crate::ids::ContainerId;
+use crate::pod::types::{PodResources, PodSpec};
+
+fn pod(resources: PodResources, annotations: &[(&str, &str)]) -> PodSpec {
+    PodSpec {
+        namespace: "default".into(),
+        id: ContainerId::try_from("p").unwrap(),
+        hostname: None,
+        network_namespace: None,
+        cgroup_path: None,
+        resources,
+        oom_score_adj: None,
+        annotations: annotations
+            .iter()
+            .map(|(k, v)| (k.to_string(), v.to_string()))
+            .collect::<HashMap<_, _>>(),
+    }
+}
+
+#[test]
+fn a_pod_without_limits_gets_the_defaults_and_no_host_limit() {
+    let config = Config {
+        default_vcpus: Some(1),
+        ..Config::default()
+    };
+    let size = Size::of(&pod(PodResources::default(), &[]), &config).unwrap();
+    assert_eq!(
+        size,
+        Size {
+            vcpus: 1,
+            memory_mib: 512,
+            host_memory_bytes: None
+        }
+    );
+}
+
+#[test]
+fn a_memory_limit_is_what_the_workload_can_use() {
+    let limit = PodResources {
+        memory_bytes: Some((100 << 20) + 1),
+        ..Default::default()
+    };
+    let size = Size::of(&pod(limit, &[]), &Config::default()).unwrap();
+    assert_eq!(size.memory_mib, 101 + 64);
+    assert_eq!(size.host_memory_bytes, Some((101 + 64 + 128) << 20));
+    let tiny = PodResources {
+        memory_bytes: Some(4 << 20),
+        ..Default::default()
+    };
+    assert_eq!(Size::of(&pod(tiny, &[]), &Config::default()).unwrap().memory_mib, 68);
+}
+
+#[test]
+fn quotas_and_sets_of_cpus_give_whole_vcpus() {
+    let config = Config {
+        default_vcpus: Some(3),
+        max_vcpus: 32,
+        ..Config::default()
+    };
+    let with = |quota, set: Option<&str>| PodResources {
+        cpu_quota_us: quota,
+        cpu_period_us: Some(100_000),
+        cpuset_cpus: set.map(str::to_owned),
+        ..Default::default()
+    };
+    assert_eq!(vcpus_of(&with(Some(150_000), None), &config, 8), 2);
+    assert_eq!(vcpus_of(&with(Some(1), None), &config, 8), 1);
+    assert_eq!(vcpus_of(&with(Some(6_400_000), None), &config, 8), 8);
+    assert_eq!(vcpus_of(&with(Some(400_000), Some("0-1")), &config, 8), 2);
+    assert_eq!(vcpus_of(&with(None, Some("0,2,5-7")), &config, 8), 5);
+    assert_eq!(vcpus_of(&with(None, None), &config, 8), 3);
+}
+
+#[test]
+fn annotations_decide_and_are_checked() {
+    let config = Config {
+        max_vcpus: 4,
+        ..Config::default()
+    };
+    let size = Size::of(
+        &pod(
+            PodResources::default(),
+            &[(VCPUS_ANNOTATION, "4"), (MEMORY_ANNOTATION, "100")],
+        ),
+        &config,
+    );
+    assert_eq!(
+        size.unwrap(),
+        Size {
+            vcpus: 4,
+            memory_mib: 100,
+            host_memory_bytes: Some(228 << 20)
+        }
+    );
+    for (key, value) in [
+        (VCPUS_ANNOTATION, "5"),
+        (VCPUS_ANNOTATION, "0"),
+        (VCPUS_ANNOTATION, "many"),
+        (MEMORY_ANNOTATION, "63"),
+    ] {
+        let error = Size::of(&pod(PodResources::default(), &[(key, value)]), &config).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        assert!(error.to_string().contains(value), "{error}");
+    }
+}
+
+#[test]
+fn lists_of_cpus_are_counted() {
+    for (list, count) in [
+        ("0", Some(1)),
+        ("0-3,6", Some(5)),
+        ("", None),
+        ("3-1", None),
+        ("a", None),
+        ("0-18446744073709551615", None),
+    ] {
+        assert_eq!(cpus_in(list), count, "{list}");
+    }
+}

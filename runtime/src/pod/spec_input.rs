@@ -1,0 +1,107 @@
+//! What a pod needs to know, read from the spec of its first container or sandbox.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde_json::Value;
+
+use super::types::{PodResources, PodSpec};
+use crate::error::{Error, Result};
+use crate::ids::{ContainerId, validate_namespace};
+use crate::spec::{self, CRI_CONTAINER_TYPE, text};
+
+impl PodSpec {
+    /// Reads what a pod needs from the config.json of its first container or sandbox. Blocks.
+    pub fn from_bundle(namespace: &str, id: ContainerId, bundle: &Path) -> Result<PodSpec> {
+        validate_namespace(namespace)?;
+        from_spec(namespace, id, &spec::load(bundle)?)
+    }
+}
+
+fn from_spec(namespace: &str, id: ContainerId, spec: &Value) -> Result<PodSpec> {
+    let annotations = annotations(spec);
+    let sandbox = annotations.get(CRI_CONTAINER_TYPE).is_some_and(|t| t == "sandbox");
+    let resources = if sandbox {
+        sandbox_resources(&annotations)
+    } else {
+        container_resources(spec)
+    };
+    let oom_score_adj = spec
+        .pointer("/process/oomScoreAdj")
+        .and_then(Value::as_i64)
+        .and_then(|n| i32::try_from(n).ok());
+    Ok(PodSpec {
+        namespace: namespace.to_owned(),
+        hostname: text(spec, "/hostname").map(str::to_owned),
+        network_namespace: network_namespace(spec, &id)?,
+        cgroup_path: text(spec, "/linux/cgroupsPath").map(str::to_owned),
+        resources,
+        oom_score_adj: oom_score_adj.filter(|_| !sandbox),
+        annotations,
+        id,
+    })
+}
+
+fn annotations(spec: &Value) -> HashMap<String, String> {
+    let Some(map) = spec.get("annotations").and_then(Value::as_object) else {
+        return HashMap::new();
+    };
+    map.iter()
+        .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+        .collect()
+}
+
+fn network_namespace(spec: &Value, id: &ContainerId) -> Result<Option<PathBuf>> {
+    let list = spec.pointer("/linux/namespaces").and_then(Value::as_array);
+    let network = list.and_then(|l| {
+        l.iter()
+            .find(|n| n.get("type").and_then(Value::as_str) == Some("network"))
+    });
+    match network {
+        None => Err(Error::invalid(format!(
+            "pod {id}: the host's network cannot be used from a microVM: give the pod its own network (no hostNetwork, no \
+             --network host, no --net-host)"
+        ))),
+        Some(namespace) => Ok(text(namespace, "/path").map(PathBuf::from)),
+    }
+}
+
+fn container_resources(spec: &Value) -> PodResources {
+    let at = |pointer: &str| spec.pointer(&format!("/linux/resources{pointer}"));
+    // 0 and -1 both say "no limit" in the wild.
+    let positive = |pointer| {
+        at(pointer)
+            .and_then(Value::as_i64)
+            .and_then(|n| u64::try_from(n).ok())
+            .filter(|n| *n > 0)
+    };
+    PodResources {
+        memory_bytes: positive("/memory/limit"),
+        cpu_quota_us: positive("/cpu/quota"),
+        cpu_period_us: positive("/cpu/period"),
+        cpu_shares: positive("/cpu/shares"),
+        cpuset_cpus: text(spec, "/linux/resources/cpu/cpus").map(str::to_owned),
+        cpuset_mems: text(spec, "/linux/resources/cpu/mems").map(str::to_owned),
+    }
+}
+
+/// The sandbox's own limits are those of its pause process; the kubelet's sums for the pod come as annotations.
+fn sandbox_resources(annotations: &HashMap<String, String>) -> PodResources {
+    let positive = |key: &str| {
+        let value = annotations.get(&format!("io.kubernetes.cri.sandbox-{key}"))?;
+        u64::from_str(value).ok().filter(|n| *n > 0)
+    };
+    PodResources {
+        memory_bytes: positive("memory"),
+        cpu_quota_us: positive("cpu-quota"),
+        cpu_period_us: positive("cpu-period"),
+        cpu_shares: positive("cpu-shares"),
+        cpuset_cpus: None,
+        cpuset_mems: None,
+    }
+}
+
+#[cfg(test)]
+#[path = "spec_input_test.rs"]
+mod spec_input_test;

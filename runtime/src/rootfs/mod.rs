@@ -1,0 +1,105 @@
+//! The pod's share: a tmpfs in the shim's private mount namespace whose folders are the mount points of root filesystems and
+//! volumes. The vmm's mount namespace receives what is mounted here, and its file server serves it to the guest.
+//!
+//! Everything here blocks. Sources and options come from containerd and are trusted as far as runc trusts them; the names
+//! below the share are ours.
+
+mod mount;
+mod options;
+
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MsFlags, mount as mount_fs};
+
+pub(crate) use mount::{Propagation, bind, detach};
+
+use crate::error::{Error, Result};
+use crate::ids::ContainerId;
+use crate::pod::{RootfsMount, Undo};
+
+/// Most mount points (two inodes each) that a pod can have at a time.
+const SHARE_OPTIONS: &str = "mode=0755,size=1m,nr_inodes=16384";
+
+/// Mounts the share at `path`, which exists. Later mounts below it travel to namespaces that were copied from ours.
+pub(crate) fn make_share(path: &Path, undo: &mut Undo) -> Result<()> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount_fs(Some("bulkhead"), path, Some("tmpfs"), flags, Some(SHARE_OPTIONS))
+        .map_err(|e| Error::io("cannot mount the pod's share at", path, e))?;
+    let at = path.to_owned();
+    undo.push(format!("share {}", path.display()), move || detach(&at));
+    mount_fs(None::<&str>, path, None::<&str>, MsFlags::MS_SHARED, None::<&str>)
+        .map_err(|e| Error::io("cannot make the pod's share receivable at", path, e))
+}
+
+/// Folders of one container below the share.
+#[derive(Debug, Clone)]
+pub(crate) struct ContainerFolders {
+    /// Mount point of the root filesystem.
+    pub(crate) rootfs: PathBuf,
+    /// Mount points of the volumes, numbered.
+    pub(crate) mounts: PathBuf,
+}
+
+/// Makes a container's folders. They must not exist.
+pub(crate) fn make_folders(share: &Path, id: &ContainerId, undo: &mut Undo) -> Result<ContainerFolders> {
+    let top = share.join(id.as_str());
+    let folders = ContainerFolders {
+        rootfs: top.join("rootfs"),
+        mounts: top.join("mounts"),
+    };
+    for folder in [&top, &folders.rootfs, &folders.mounts] {
+        make_folder(folder, undo)?;
+    }
+    Ok(folders)
+}
+
+/// A new folder, removed (only when empty) on the way back.
+pub(crate) fn make_folder(path: &Path, undo: &mut Undo) -> Result<()> {
+    std::fs::create_dir(path).map_err(|e| Error::io("cannot create the folder", path, e))?;
+    let at = path.to_owned();
+    undo.push(format!("folder {}", path.display()), move || {
+        std::fs::remove_dir(&at).map_err(|e| Error::io("cannot remove the folder", &at, e))
+    });
+    Ok(())
+}
+
+/// Mounts a container's root filesystem at `target`: containerd's mounts, or the bundle's `root.path` when there are none.
+pub(crate) fn prepare(
+    mounts: &[RootfsMount],
+    bundle: &Path,
+    root_path: Option<&str>,
+    target: &Path,
+    undo: &mut Undo,
+) -> Result<()> {
+    if mounts.is_empty() {
+        let root = root_path.ok_or_else(|| {
+            Error::invalid(format!(
+                "bundle {}: neither rootfs mounts nor root.path are given",
+                bundle.display()
+            ))
+        })?;
+        let source = bundle.join(root);
+        let metadata =
+            std::fs::metadata(&source).map_err(|e| Error::io("cannot use the root filesystem", &source, e))?;
+        if !metadata.is_dir() {
+            return Err(Error::invalid(format!(
+                "root filesystem {} is no folder",
+                source.display()
+            )));
+        }
+        return bind(&source, target, true, false, Propagation::Private, undo);
+    }
+    for entry in mounts {
+        mount::mount_entry(entry, target, undo).map_err(|e| {
+            e.context(format!(
+                "cannot mount the root filesystem ({} {:?})",
+                entry.fstype, entry.source
+            ))
+        })?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "rootfs_test.rs"]
+mod rootfs_test;

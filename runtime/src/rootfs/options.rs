@@ -1,0 +1,84 @@
+//! Mount options as fstab writes them, split into flags and the file system's own data.
+
+use nix::mount::MsFlags;
+
+use crate::error::{Error, Result};
+
+/// Parsed options.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct MountOptions {
+    /// Flags of mount(2), without propagation.
+    pub(super) flags: MsFlags,
+    /// What the file system itself understands, in order.
+    pub(super) data: Vec<String>,
+}
+
+/// (name, flag, whether the name clears the flag)
+const FLAGS: [(&str, MsFlags, bool); 22] = [
+    ("ro", MsFlags::MS_RDONLY, false),
+    ("rw", MsFlags::MS_RDONLY, true),
+    ("nosuid", MsFlags::MS_NOSUID, false),
+    ("suid", MsFlags::MS_NOSUID, true),
+    ("nodev", MsFlags::MS_NODEV, false),
+    ("dev", MsFlags::MS_NODEV, true),
+    ("noexec", MsFlags::MS_NOEXEC, false),
+    ("exec", MsFlags::MS_NOEXEC, true),
+    ("sync", MsFlags::MS_SYNCHRONOUS, false),
+    ("async", MsFlags::MS_SYNCHRONOUS, true),
+    ("dirsync", MsFlags::MS_DIRSYNC, false),
+    ("mand", MsFlags::MS_MANDLOCK, false),
+    ("noatime", MsFlags::MS_NOATIME, false),
+    ("atime", MsFlags::MS_NOATIME, true),
+    ("nodiratime", MsFlags::MS_NODIRATIME, false),
+    ("diratime", MsFlags::MS_NODIRATIME, true),
+    ("relatime", MsFlags::MS_RELATIME, false),
+    ("norelatime", MsFlags::MS_RELATIME, true),
+    ("strictatime", MsFlags::MS_STRICTATIME, false),
+    ("nostrictatime", MsFlags::MS_STRICTATIME, true),
+    ("bind", MsFlags::MS_BIND, false),
+    ("rbind", MsFlags::MS_BIND.union(MsFlags::MS_REC), false),
+];
+
+/// Options that ask somebody before the kernel to do something.
+const UNSUPPORTED: [&str; 3] = ["loop", "uidmap", "gidmap"];
+
+impl MountOptions {
+    pub(super) fn parse(options: &[String]) -> Result<MountOptions> {
+        let mut parsed = MountOptions {
+            flags: MsFlags::empty(),
+            data: Vec::new(),
+        };
+        for option in options.iter().flat_map(|o| split(o)).filter(|o| !o.is_empty()) {
+            if let Some((_, flag, clears)) = FLAGS.iter().find(|(name, ..)| *name == option) {
+                parsed.flags.set(*flag, !clears);
+                continue;
+            }
+            let name = option.split('=').next().unwrap_or_default();
+            if option == "defaults" || name.starts_with("X-") || name.starts_with("x-") {
+                continue;
+            }
+            if UNSUPPORTED.contains(&name) {
+                return Err(Error::invalid(format!(
+                    "mount option {option:?} is not supported: use the overlayfs or the native snapshotter"
+                )));
+            }
+            parsed.data.push(option.to_owned());
+        }
+        Ok(parsed)
+    }
+}
+
+/// One element can hold several options. Only a comma that no backslash protects separates.
+fn split(option: &str) -> Vec<&str> {
+    let mut parts = Vec::new();
+    let (mut start, mut escaped) = (0, false);
+    for (at, c) in option.char_indices() {
+        if c == ',' && !escaped {
+            parts.push(option.get(start..at).unwrap_or_default());
+            start = at + 1;
+        }
+        escaped = c == '\\' && !escaped;
+    }
+    parts.push(option.get(start..).unwrap_or_default());
+    parts
+}

@@ -1,0 +1,209 @@
+//! The client's OCI spec, turned into what holds inside the guest.
+//!
+//! The spec is worked on as plain JSON, so that a field which this version does not know still reaches the agent. What names the
+//! host (paths, namespaces, CPUs, devices, security labels) is rewritten, dropped with a note in the log, or refused; a limit is
+//! never dropped silently.
+
+mod devices;
+mod namespaces;
+
+use std::path::Path;
+
+use bulkhead_agent_protocol::{MAX_MESSAGE, SHARE_MOUNT};
+use serde_json::{Map, Value};
+
+pub(crate) use namespaces::SharedNamespaces;
+
+use crate::error::{Error, Result};
+use crate::ids::ContainerId;
+
+/// Room that the rest of a message needs beside the spec.
+const MESSAGE_MARGIN: usize = 64 * 1024;
+
+/// Annotation of containerd's CRI plugin: "sandbox" or "container".
+pub(crate) const CRI_CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
+
+/// Which container a pid that we gave out belongs to, for specs that name namespaces as /proc/PID/ns/TYPE.
+pub(crate) enum PidOwner {
+    /// A container of this pod.
+    Container(String),
+    /// The pod itself, which has no container of its own (sandbox API).
+    Pod,
+    /// Nobody in this pod.
+    Nobody,
+}
+
+/// What the agent is told.
+#[derive(Debug)]
+pub(crate) struct GuestSpec {
+    /// The spec as JSON.
+    pub(crate) json: Vec<u8>,
+    /// Namespaces of another container of the pod to join.
+    pub(crate) shared: Option<SharedNamespaces>,
+    /// The init process gets a terminal of this size; 0: not known.
+    pub(crate) console_size: (u32, u32),
+}
+
+/// Reads a bundle's config.json. Blocks.
+pub(crate) fn load(bundle: &Path) -> Result<Value> {
+    let path = bundle.join("config.json");
+    let size = std::fs::metadata(&path)
+        .map_err(|e| Error::io("cannot read the bundle's spec", &path, e))?
+        .len();
+    if size > (MAX_MESSAGE - MESSAGE_MARGIN) as u64 {
+        return Err(too_large(&format!("spec {}", path.display()), size as usize));
+    }
+    let bytes = std::fs::read(&path).map_err(|e| Error::io("cannot read the bundle's spec", &path, e))?;
+    let spec: Value = serde_json::from_slice(&bytes)
+        .map_err(|e| Error::invalid(format!("the bundle's spec {} is not valid JSON", path.display())).caused_by(e))?;
+    if !spec.is_object() {
+        return Err(Error::invalid(format!(
+            "the bundle's spec {} is no JSON object",
+            path.display()
+        )));
+    }
+    Ok(spec)
+}
+
+/// Rewrites a spec whose bind sources already are guest paths (see `volumes`).
+pub(crate) fn for_guest(mut spec: Value, id: &ContainerId, owner: &dyn Fn(u32) -> PidOwner) -> Result<GuestSpec> {
+    let shared = namespaces::rewrite(&mut spec, id, owner)?;
+    let console_size = console_size(&spec);
+    let object = object_at(&mut spec, "")?;
+    let root = object.entry("root").or_insert_with(|| Value::Object(Map::new()));
+    match root.as_object_mut() {
+        Some(root) => root.insert("path".into(), Value::from(guest_rootfs(id))),
+        None => {
+            return Err(Error::invalid(format!(
+                "container {id}: \"root\" in the spec is no object"
+            )));
+        }
+    };
+    drop_security_labels(object, id);
+    keep_guest_hooks(object, id)?;
+    if let Some(linux) = object.get_mut("linux").and_then(Value::as_object_mut) {
+        linux.insert("cgroupsPath".into(), Value::from(format!("/{id}")));
+        linux.remove("mountLabel");
+        linux.remove("intelRdt");
+        drop_host_resources(linux);
+        devices::keep_meaningful(linux, id)?;
+    }
+    let json = serde_json::to_vec(&spec)
+        .map_err(|e| Error::internal(format!("container {id}: cannot encode the spec")).caused_by(e))?;
+    if json.len() > MAX_MESSAGE - MESSAGE_MARGIN {
+        return Err(too_large(&format!("the spec of container {id}"), json.len()));
+    }
+    Ok(GuestSpec {
+        json,
+        shared,
+        console_size,
+    })
+}
+
+/// Checks and rewrites an OCI "process" for an exec. Gives the JSON and the terminal's size.
+pub(crate) fn exec_for_guest(process: &[u8], what: &str) -> Result<(Vec<u8>, (u32, u32))> {
+    if process.len() > MAX_MESSAGE - MESSAGE_MARGIN {
+        return Err(too_large(what, process.len()));
+    }
+    let mut value: Value = serde_json::from_slice(process)
+        .map_err(|e| Error::invalid(format!("{what}: the process is not valid JSON")).caused_by(e))?;
+    let object = value
+        .as_object_mut()
+        .ok_or_else(|| Error::invalid(format!("{what}: the process is no JSON object")))?;
+    object.remove("apparmorProfile");
+    object.remove("selinuxLabel");
+    let size = size_of(object.get("consoleSize"));
+    let json = serde_json::to_vec(&value)
+        .map_err(|e| Error::internal(format!("{what}: cannot encode the process")).caused_by(e))?;
+    Ok((json, size))
+}
+
+/// Where the guest sees a container's root filesystem.
+pub(crate) fn guest_rootfs(id: &ContainerId) -> String {
+    format!("{SHARE_MOUNT}/{id}/rootfs")
+}
+
+/// A string somewhere in the spec; empty and missing are the same.
+pub(crate) fn text<'a>(spec: &'a Value, pointer: &str) -> Option<&'a str> {
+    spec.pointer(pointer).and_then(Value::as_str).filter(|s| !s.is_empty())
+}
+
+fn too_large(what: &str, bytes: usize) -> Error {
+    Error::invalid(format!(
+        "{what} has {bytes} bytes, the most is {}: argument list too long",
+        MAX_MESSAGE - MESSAGE_MARGIN
+    ))
+}
+
+fn object_at<'a>(spec: &'a mut Value, pointer: &str) -> Result<&'a mut Map<String, Value>> {
+    spec.pointer_mut(pointer)
+        .and_then(Value::as_object_mut)
+        .ok_or_else(|| Error::invalid(format!("the spec has no object at {pointer:?}")))
+}
+
+fn console_size(spec: &Value) -> (u32, u32) {
+    size_of(spec.pointer("/process/consoleSize"))
+}
+
+/// (width, height) of an OCI "box"; 0 where unknown.
+fn size_of(size: Option<&Value>) -> (u32, u32) {
+    let side = |name| {
+        let value = size.and_then(|s| s.get(name)).and_then(Value::as_u64);
+        value.and_then(|v| u32::try_from(v).ok()).unwrap_or(0)
+    };
+    (side("width"), side("height"))
+}
+
+/// AppArmor and SELinux judge host paths and host processes; the guest's kernel has neither.
+fn drop_security_labels(spec: &mut Map<String, Value>, id: &ContainerId) {
+    let Some(process) = spec.get_mut("process").and_then(Value::as_object_mut) else {
+        return;
+    };
+    for key in ["apparmorProfile", "selinuxLabel"] {
+        let Some(Value::String(label)) = process.remove(key) else {
+            continue;
+        };
+        if !label.is_empty() && label != "unconfined" {
+            tracing::info!("container {id}: {key} {label:?} is not applied: the microVM's kernel has no such policy");
+        }
+    }
+}
+
+/// `startContainer` runs inside the container and stays. The others run on the host (see `pod::hooks`), except
+/// `createContainer`: a program of the host in the namespaces of the container, which are not on this host.
+fn keep_guest_hooks(spec: &mut Map<String, Value>, id: &ContainerId) -> Result<()> {
+    let Some(hooks) = spec.get_mut("hooks").and_then(Value::as_object_mut) else {
+        return Ok(());
+    };
+    let count = |value: Option<&Value>| value.and_then(Value::as_array).map_or(0, Vec::len);
+    if count(hooks.get("createContainer")) > 0 {
+        return Err(Error::invalid(format!(
+            "container {id}: createContainer hooks need host programs in the container's namespaces, which a microVM cannot \
+             give: remove them from the spec"
+        )));
+    }
+    hooks.retain(|name, value| name == "startContainer" && count(Some(value)) > 0);
+    if hooks.is_empty() {
+        spec.remove("hooks");
+    }
+    Ok(())
+}
+
+/// Limits that the host's cgroup of the pod applies: host CPU and node numbers, block devices, and network classes mean nothing
+/// in the guest.
+fn drop_host_resources(linux: &mut Map<String, Value>) {
+    let Some(resources) = linux.get_mut("resources").and_then(Value::as_object_mut) else {
+        return;
+    };
+    for key in ["blockIO", "network", "rdma"] {
+        resources.remove(key);
+    }
+    if let Some(cpu) = resources.get_mut("cpu").and_then(Value::as_object_mut) {
+        cpu.remove("cpus");
+        cpu.remove("mems");
+    }
+}
+
+#[cfg(test)]
+#[path = "spec_test.rs"]
+mod spec_test;

@@ -1,0 +1,133 @@
+//! The monitor of one pod, as the runtime sees it: a child process and a control socket (see `bulkhead_vmm_control`).
+//!
+//! Distrusts the vmm: messages are bounded by the channel, text is cut and stripped before it is logged, the pid that it
+//! names is used only after the kernel has confirmed that it is a child of ours.
+
+mod process;
+mod session;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bulkhead_vmm_control::{Reply, Request};
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub(crate) use process::Spawned;
+
+use crate::error::{Error, Result};
+use crate::pidfd::PidFd;
+
+/// How a machine ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct End {
+    /// The guest powered itself off.
+    pub(crate) orderly: bool,
+    /// What is known of the cause, with the last console lines.
+    pub(crate) reason: String,
+}
+
+/// A request on its way to the session.
+struct Pending {
+    request: Request,
+    fds: Vec<OwnedFd>,
+    answer: oneshot::Sender<Reply>,
+}
+
+/// A booted machine. Its end is seen by a task of its own; dropping this does not kill it.
+pub(crate) struct Vmm {
+    process: Arc<PidFd>,
+    requests: mpsc::UnboundedSender<Pending>,
+    end: watch::Receiver<Option<End>>,
+}
+
+impl Vmm {
+    /// Pid in our own pid namespace.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn end(&self) -> Option<End> {
+        self.end.borrow().clone()
+    }
+
+    /// Waits for its end. The process is then gone and reaped.
+    pub(crate) async fn ended(&self) -> End {
+        let mut end = self.end.clone();
+        match end.wait_for(Option::is_some).await {
+            Ok(end) => end.clone().unwrap_or_else(unknown_end),
+            Err(_) => unknown_end(),
+        }
+    }
+
+    /// Kills it; [`Vmm::ended`] tells when it is gone.
+    pub(crate) fn kill(&self) {
+        // The only failure is that it has gone already.
+        let _ = self.process.signal(nix::sys::signal::Signal::SIGKILL);
+    }
+
+    /// Opens a vsock stream to the guest.
+    pub(crate) async fn connect(&self, port: u32, timeout: Duration) -> Result<UnixStream> {
+        let pair = || -> io::Result<(UnixStream, UnixStream)> {
+            let (near, far) = UnixStream::pair()?;
+            near.set_nonblocking(true)?;
+            Ok((near, far))
+        };
+        let (near, far) = pair().map_err(|e| Error::internal("cannot make a socket pair").caused_by(e))?;
+        match self
+            .request(Request::Connect { port }, vec![far.into()], timeout)
+            .await?
+        {
+            Reply::Done => Ok(near),
+            other => Err(unexpected("Connect", &other)),
+        }
+    }
+
+    async fn request(&self, request: Request, fds: Vec<OwnedFd>, timeout: Duration) -> Result<Reply> {
+        let what = match &request {
+            Request::Connect { port } => format!("connecting to port {port} of the guest"),
+            _ => "a request to the microVM's monitor".to_owned(),
+        };
+        let (answer, answered) = oneshot::channel();
+        if self.requests.send(Pending { request, fds, answer }).is_err() {
+            return Err(self.gone(&what).await);
+        }
+        match tokio::time::timeout(timeout, answered).await {
+            Ok(Ok(Reply::Failed { message })) => Err(Error::internal(format!(
+                "{what} failed: {}",
+                session::tame(&message, 1024)
+            ))),
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(_)) => Err(self.gone(&what).await),
+            Err(_) => Err(Error::timeout(format!(
+                "{what}: no answer within {} s",
+                timeout.as_secs()
+            ))),
+        }
+    }
+
+    async fn gone(&self, what: &str) -> Error {
+        Error::unavailable(format!("{what}: the microVM has ended: {}", self.ended().await.reason))
+    }
+}
+
+fn unknown_end() -> End {
+    End {
+        orderly: false,
+        reason: "nobody watched its end".into(),
+    }
+}
+
+fn unexpected(asked: &str, got: &Reply) -> Error {
+    let got = session::tame(&format!("{got:?}"), 200);
+    Error::internal(format!(
+        "the microVM's monitor answered {asked} with {got}: its version differs from the runtime's"
+    ))
+}
+
+#[cfg(test)]
+#[path = "vmm_test.rs"]
+mod vmm_test;

@@ -1,0 +1,130 @@
+//! Volumes: bind mounts of the spec whose source is on the host. Each is bound below the pod's share, from where the guest's
+//! file system reaches it, and the spec is given the guest's path. All other mounts (proc, tmpfs, mqueue, ...) are made in the
+//! guest.
+//!
+//! Everything here blocks.
+
+use std::path::{Path, PathBuf};
+
+use bulkhead_agent_protocol::SHARE_MOUNT;
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+use crate::ids::ContainerId;
+use crate::pod::Undo;
+use crate::rootfs::{Propagation, bind};
+use crate::spec::{CRI_CONTAINER_TYPE, text};
+
+/// Most volumes of a container.
+const MAX_VOLUMES: usize = 4096;
+
+/// The guest's own shared memory, common to the containers of a pod.
+const GUEST_SHM: &str = "/dev/shm";
+
+/// Binds the volumes of `spec` below `folder` and replaces their sources.
+pub(crate) fn prepare(spec: &mut Value, id: &ContainerId, bundle: &Path, folder: &Path, undo: &mut Undo) -> Result<()> {
+    let in_kubernetes = spec
+        .get("annotations")
+        .is_some_and(|a| a.get(CRI_CONTAINER_TYPE).is_some());
+    let Some(mounts) = spec.get_mut("mounts").and_then(Value::as_array_mut) else {
+        return Ok(());
+    };
+    if mounts.len() > MAX_VOLUMES {
+        return Err(Error::invalid(format!(
+            "container {id}: {} mounts, at most {MAX_VOLUMES} are possible",
+            mounts.len()
+        )));
+    }
+    for (number, mount) in mounts.iter_mut().enumerate() {
+        let Some(volume) = Volume::of(mount, bundle) else {
+            continue;
+        };
+        let source = if in_kubernetes && volume.destination == GUEST_SHM {
+            GUEST_SHM.to_owned()
+        } else {
+            volume.attach(&folder.join(number.to_string()), undo)?;
+            format!("{SHARE_MOUNT}/{id}/mounts/{number}")
+        };
+        if let Some(mount) = mount.as_object_mut() {
+            mount.insert("source".into(), Value::from(source));
+        }
+    }
+    Ok(())
+}
+
+/// One bind mount of a spec.
+#[derive(Debug, PartialEq, Eq)]
+struct Volume {
+    source: PathBuf,
+    destination: String,
+    recursive: bool,
+    read_only: bool,
+    propagation: Propagation,
+}
+
+impl Volume {
+    /// `None` for every other sort of mount.
+    fn of(mount: &Value, bundle: &Path) -> Option<Volume> {
+        let options = mount.get("options").and_then(Value::as_array);
+        let has = |name: &str| options.is_some_and(|o| o.iter().any(|v| v.as_str() == Some(name)));
+        let recursive = has("rbind");
+        if !(recursive || has("bind") || text(mount, "/type") == Some("bind")) {
+            return None;
+        }
+        let receives = ["shared", "rshared", "slave", "rslave"].iter().any(|p| has(p));
+        Some(Volume {
+            source: bundle.join(text(mount, "/source").unwrap_or_default()),
+            destination: text(mount, "/destination").unwrap_or_default().to_owned(),
+            recursive,
+            read_only: has("ro") || has("rro"),
+            propagation: if receives {
+                Propagation::Slave
+            } else {
+                Propagation::Private
+            },
+        })
+    }
+
+    /// Makes a mount point of the same sort (folder or file) at `target` and binds the source there.
+    fn attach(&self, target: &Path, undo: &mut Undo) -> Result<()> {
+        let failed = |e: Error| {
+            e.context(format!(
+                "error mounting {:?} to rootfs at {:?}",
+                self.source.display().to_string(),
+                self.destination
+            ))
+        };
+        let metadata = std::fs::metadata(&self.source)
+            .map_err(|e| failed(Error::invalid(format!("stat {}", self.source.display())).caused_by(lower_case(e))))?;
+        if metadata.is_dir() {
+            crate::rootfs::make_folder(target, undo)?;
+        } else {
+            std::fs::File::create_new(target).map_err(|e| Error::io("cannot create the mount point", target, e))?;
+            let at = target.to_owned();
+            undo.push(format!("mount point {}", target.display()), move || {
+                std::fs::remove_file(&at).map_err(|e| Error::io("cannot remove the mount point", &at, e))
+            });
+        }
+        bind(
+            &self.source,
+            target,
+            self.recursive,
+            self.read_only,
+            self.propagation,
+            undo,
+        )
+        .map_err(failed)
+    }
+}
+
+/// An errno's text as Go's runtimes print it, which is what clients of runc look for.
+fn lower_case(error: std::io::Error) -> std::io::Error {
+    match error.raw_os_error().map(nix::errno::Errno::from_raw) {
+        Some(errno) => std::io::Error::new(error.kind(), errno.desc().to_lowercase()),
+        None => error,
+    }
+}
+
+#[cfg(test)]
+#[path = "volumes_test.rs"]
+mod volumes_test;

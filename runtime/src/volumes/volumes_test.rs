@@ -1,0 +1,59 @@
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::{Volume, prepare};
+use crate::ids::ContainerId;
+use crate::pod::Undo;
+use crate::rootfs::Propagation;
+
+#[test]
+fn only_binds_are_volumes() {
+    let of = |value| Volume::of(&value, Path::new("/bundle"));
+    assert_eq!(
+        of(json!({ "type": "tmpfs", "source": "shm", "destination": "/dev/shm", "options": ["ro"] })),
+        None
+    );
+    assert_eq!(of(json!({ "destination": "/x" })), None);
+    let volume = of(json!({
+        "type": "none", "source": "data", "destination": "/d", "options": ["rbind", "ro", "rslave"],
+    }));
+    let expected = Volume {
+        source: PathBuf::from("/bundle/data"),
+        destination: "/d".into(),
+        recursive: true,
+        read_only: true,
+        propagation: Propagation::Slave,
+    };
+    assert_eq!(volume, Some(expected));
+    let plain = of(json!({ "type": "bind", "source": "/s", "destination": "/d" })).unwrap();
+    assert_eq!(
+        (plain.source, plain.recursive, plain.propagation),
+        (PathBuf::from("/s"), false, Propagation::Private)
+    );
+}
+
+#[test]
+fn a_missing_source_reads_as_with_runc() {
+    let mut spec = json!({ "mounts": [{ "type": "bind", "source": "/nonexistent/x", "destination": "/data" }] });
+    let id = ContainerId::try_from("c").unwrap();
+    let error = prepare(&mut spec, &id, Path::new("/b"), Path::new("/f"), &mut Undo::default())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains(r#"error mounting "/nonexistent/x" to rootfs at "/data""#),
+        "{error}"
+    );
+    assert!(error.ends_with("no such file or directory"), "{error}");
+}
+
+#[test]
+fn shared_memory_of_a_kubernetes_pod_is_the_guests() {
+    let mut spec = json!({
+        "annotations": { "io.kubernetes.cri.container-type": "container" },
+        "mounts": [{ "type": "bind", "source": "/run/sandbox/shm", "destination": "/dev/shm", "options": ["rbind"] }],
+    });
+    let id = ContainerId::try_from("c").unwrap();
+    prepare(&mut spec, &id, Path::new("/b"), Path::new("/f"), &mut Undo::default()).unwrap();
+    assert_eq!(spec["mounts"][0]["source"], "/dev/shm");
+}
