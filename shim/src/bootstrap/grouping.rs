@@ -1,0 +1,100 @@
+//! Which pod a container belongs to, from its bundle's annotations.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use bulkhead_runtime::ids::ContainerId;
+use serde::Deserialize;
+
+/// Annotations that name the pod, the first that is there wins: ours, and those of the CRI implementations.
+const GROUPS: [&str; 3] = [
+    "io.containerd.bulkhead.v2.group",
+    "io.kubernetes.cri.sandbox-id",
+    "io.kubernetes.cri-o.SandboxID",
+];
+
+/// Annotations that say whether the container is the sandbox itself.
+const KINDS: [&str; 2] = ["io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"];
+
+/// Largest config.json that is read, bytes.
+const MAX_SPEC: u64 = 16 << 20;
+
+/// A container's place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Membership {
+    /// It is the first container of a new pod, or the sandbox API will make the pod.
+    Founds {
+        /// The pod, which has the container's id.
+        pod: ContainerId,
+    },
+    /// It belongs to a pod that has another id.
+    Joins {
+        /// The pod.
+        pod: ContainerId,
+        /// The pod must be there already, because its sandbox is a container (or object) of its own.
+        required: bool,
+    },
+}
+
+impl Membership {
+    /// The pod, new or not.
+    pub fn pod_id(&self) -> &ContainerId {
+        match self {
+            Membership::Founds { pod } | Membership::Joins { pod, .. } => pod,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Annotated {
+    annotations: Option<HashMap<String, String>>,
+}
+
+/// Reads the annotations of the bundle's spec. A sandbox of the sandbox API has no spec: it founds the pod.
+pub fn read_membership(bundle: &Path, id: &ContainerId) -> Result<Membership> {
+    let path = bundle.join("config.json");
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Membership::Founds { pod: id.clone() }),
+        Err(e) => return Err(e).with_context(|| format!("cannot open {}", path.display())),
+    };
+    let mut text = Vec::new();
+    file.take(MAX_SPEC + 1)
+        .read_to_end(&mut text)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    if text.len() as u64 > MAX_SPEC {
+        bail!("{} is larger than {} MiB", path.display(), MAX_SPEC >> 20);
+    }
+    // The sandbox API writes an empty file, or null, where there is no spec.
+    if text.trim_ascii().is_empty() {
+        return Ok(Membership::Founds { pod: id.clone() });
+    }
+    let spec: Option<Annotated> =
+        serde_json::from_slice(&text).with_context(|| format!("{} is not an OCI spec", path.display()))?;
+    membership(spec.and_then(|s| s.annotations).unwrap_or_default(), id)
+}
+
+fn membership(annotations: HashMap<String, String>, id: &ContainerId) -> Result<Membership> {
+    let Some((key, group)) = GROUPS
+        .iter()
+        .find_map(|key| annotations.get(*key).map(|group| (*key, group)))
+    else {
+        return Ok(Membership::Founds { pod: id.clone() });
+    };
+    let pod = ContainerId::try_from(group.as_str()).with_context(|| format!("annotation {key}"))?;
+    if pod == *id {
+        return Ok(Membership::Founds { pod });
+    }
+    let kind = KINDS.iter().find_map(|key| annotations.get(*key));
+    Ok(Membership::Joins {
+        pod,
+        required: kind.is_some_and(|kind| kind == "container"),
+    })
+}
+
+#[cfg(test)]
+#[path = "grouping_test.rs"]
+mod grouping_test;

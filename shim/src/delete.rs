@@ -1,0 +1,112 @@
+//! `delete`: containerd's way to clean up after a shim that does not answer.
+//!
+//! Run for each container of a dead shim, perhaps by a newer version of this program than the pod was started with. The pod of a
+//! shim that answers is left alone, unless the call is for the pod itself: then containerd has given it up.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result};
+use bulkhead_runtime::config::Config;
+use containerd_shim_protos::api::DeleteResponse;
+use containerd_shim_protos::protobuf::MessageField;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use protobuf::Message;
+
+use crate::bootstrap::{Membership, is_alive, read_membership, recorded_config, recorded_socket, remove_socket};
+use crate::cli::Call;
+use crate::events::timestamp;
+use crate::own_cgroup;
+
+/// 128 and SIGKILL: how a container ends whose shim was lost.
+const LOST: u32 = 137;
+
+/// How long a killed shim may take to be gone.
+const KILL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Runs `delete` and prints the answer.
+pub fn delete(call: &Call) -> Result<()> {
+    let bundle = match &call.bundle {
+        Some(bundle) => bundle.clone(),
+        None => std::env::current_dir().context("cannot find the bundle")?,
+    };
+    // A bundle that is damaged must not keep the pod on the host.
+    let membership = read_membership(&bundle, &call.id).unwrap_or_else(|_| Membership::Founds { pod: call.id.clone() });
+    let socket = recorded_socket(call, &bundle, membership.pod_id().as_str());
+    let alive = socket.as_deref().is_some_and(is_alive);
+    if alive && matches!(membership, Membership::Founds { .. }) {
+        kill_shim(&bundle, call.id.as_str());
+    }
+    if !alive || matches!(membership, Membership::Founds { .. }) {
+        clean_up(call, &membership, &bundle, socket.as_deref())?;
+    }
+    answer(&bundle)
+}
+
+fn clean_up(call: &Call, membership: &Membership, bundle: &Path, socket: Option<&Path>) -> Result<()> {
+    let pod = membership.pod_id();
+    let config = Config::load(recorded_config(bundle, pod.as_str()).as_deref()).or_else(|_| Config::load(None));
+    // With no config that can be read, the defaults say where the state is.
+    let config = config.unwrap_or_default();
+    bulkhead_runtime::state::cleanup(&config, &call.namespace, pod)?;
+    own_cgroup::remove(&call.namespace, pod.as_str());
+    if let Some(socket) = socket {
+        remove_socket(socket);
+    }
+    Ok(())
+}
+
+fn answer(bundle: &Path) -> Result<()> {
+    let response = DeleteResponse {
+        pid: read_number(&bundle.join("init.pid")).unwrap_or_default(),
+        exit_status: LOST,
+        exited_at: MessageField::some(timestamp(SystemTime::now())),
+        ..Default::default()
+    };
+    let mut stdout = std::io::stdout().lock();
+    stdout
+        .write_all(&response.write_to_bytes()?)
+        .and_then(|()| stdout.flush())
+        .context("cannot write to stdout")
+}
+
+/// Kills a shim that hangs, if the recorded pid is still that shim.
+fn kill_shim(bundle: &Path, pod: &str) {
+    let Some(pid) = read_number(&bundle.join("shim.pid"))
+        .and_then(|pid| i32::try_from(pid).ok())
+        .filter(|pid| *pid > 1)
+    else {
+        return;
+    };
+    let deadline = Instant::now() + KILL_TIMEOUT;
+    while is_shim_of(pid, pod) && Instant::now() < deadline {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// True while the process exists, is this program and serves that pod.
+fn is_shim_of(pid: i32, pod: &str) -> bool {
+    std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| serves(&line, pod))
+}
+
+fn serves(command_line: &[u8], pod: &str) -> bool {
+    let words: Vec<&[u8]> = command_line.split(|byte| *byte == 0).collect();
+    let program = words
+        .first()
+        .is_some_and(|word| word.ends_with(b"containerd-shim-bulkhead-v2"));
+    program
+        && words
+            .windows(2)
+            .any(|pair| matches!(pair, [flag, id] if *flag == b"-id" && *id == pod.as_bytes()))
+}
+
+fn read_number(path: &PathBuf) -> Option<u32> {
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+#[path = "delete_test.rs"]
+mod delete_test;

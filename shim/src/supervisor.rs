@@ -1,0 +1,328 @@
+//! The pod's life as containerd sees it: booted by the first container or by the sandbox API, joined by others, ended when it
+//! is empty or told to. Both services call in here; the runtime does the work.
+//!
+//! A client that goes away cancels its call, so everything that changes the pod runs as a task of its own ([`detached`]).
+
+use std::future::Future;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use bulkhead_runtime::config::Config;
+use bulkhead_runtime::error::{Error, ErrorKind, Result};
+use bulkhead_runtime::ids::ContainerId;
+use bulkhead_runtime::pod::{ContainerSpec, Pod, PodEvent, PodSpec};
+use containerd_shim_protos::events::task::{TaskExit, TaskOOM};
+use tokio::sync::{RwLock, mpsc, watch};
+
+use crate::bootstrap::{Launch, Membership, read_membership};
+use crate::error_codes;
+use crate::events::{Order, Process, Queue, envelope, timestamp};
+use crate::options::RuntimeOptions;
+
+/// How long Shutdown may take before it is answered; containerd waits 3 s.
+const SHUTDOWN_ANSWER: Duration = Duration::from_millis(2500);
+
+/// Who made the pod, which decides who ends it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// Its first container; it ends with its last.
+    Container,
+    /// The sandbox API, which ends it.
+    Sandbox,
+}
+
+/// One for each shim.
+pub struct Supervisor {
+    launch: Launch,
+    order: Order,
+    /// Read while a container is created in the living pod; written while the pod is booted or ended.
+    gate: RwLock<()>,
+    // Guards the pair below; never held across an await.
+    pod: Mutex<Option<(Arc<Pod>, Origin)>>,
+    /// When the microVM ended by itself or was ended.
+    ended: watch::Sender<Option<SystemTime>>,
+    /// The shim is to exit.
+    finished: watch::Sender<bool>,
+}
+
+impl Supervisor {
+    /// For the pod that `launch` names; events go into `queue`.
+    pub fn new(launch: Launch, queue: Queue) -> Supervisor {
+        Supervisor {
+            launch,
+            order: Order::new(queue),
+            gate: RwLock::default(),
+            pod: Mutex::default(),
+            ended: watch::Sender::new(None),
+            finished: watch::Sender::new(false),
+        }
+    }
+
+    /// What `start` handed over.
+    pub fn launch(&self) -> &Launch {
+        &self.launch
+    }
+
+    /// Where events go in.
+    pub fn order(&self) -> &Order {
+        &self.order
+    }
+
+    /// Wraps an event of this pod.
+    pub fn event(&self, event: &impl containerd_shim::event::Event) -> containerd_shim_protos::shim::event::Envelope {
+        envelope(&self.launch.namespace, event)
+    }
+
+    /// The pod, or NotFound for the object that was asked for.
+    pub fn pod(&self, asked_for: &str) -> Result<Arc<Pod>> {
+        let pod = self.current().map(|(pod, _)| pod);
+        pod.ok_or_else(|| {
+            Error::new(
+                ErrorKind::NotFound,
+                format!("{asked_for}: pod {} is not running", self.launch.pod_id),
+            )
+        })
+    }
+
+    /// The pod and who made it, if there is one.
+    pub fn current(&self) -> Option<(Arc<Pod>, Origin)> {
+        self.lock().clone()
+    }
+
+    /// Creates a container: boots the pod for the first one. Gives its pid.
+    pub async fn create(self: &Arc<Self>, container: ContainerSpec, asked: RuntimeOptions) -> Result<u32> {
+        let membership = {
+            let (bundle, id) = (container.bundle.clone(), container.id.clone());
+            blocking(move || {
+                read_membership(&bundle, &id).map_err(|e| Error::new(ErrorKind::InvalidArgument, format!("{e:#}")))
+            })
+            .await?
+        };
+        {
+            let _creating = self.gate.read().await;
+            if let Some((pod, origin)) = self.current() {
+                self.check_membership(&container, &membership, origin)?;
+                return pod.create_container(container).await;
+            }
+        }
+        let _booting = self.gate.write().await;
+        // Another first container may have been faster.
+        if let Some((pod, origin)) = self.current() {
+            self.check_membership(&container, &membership, origin)?;
+            return pod.create_container(container).await;
+        }
+        if let Membership::Joins { pod, required: true } = &membership {
+            let message = format!("container {}: its sandbox {pod} is not running", container.id);
+            return Err(Error::new(ErrorKind::FailedPrecondition, message));
+        }
+        self.check_membership(&container, &membership, Origin::Container)?;
+        let (spec, config) = self.plan(membership.pod_id(), &container.bundle, asked).await?;
+        let (pod, events, pid) = Pod::boot_with(spec, container, &config).await?;
+        self.adopt(pod, events, Origin::Container);
+        Ok(pid)
+    }
+
+    /// Boots an empty pod for the sandbox API. Gives the vmm's pid.
+    pub async fn boot(self: &Arc<Self>, spec: PodSpec) -> Result<u32> {
+        let _booting = self.gate.write().await;
+        if self.current().is_some() {
+            return Err(Error::new(
+                ErrorKind::AlreadyExists,
+                format!("sandbox {} runs already", self.launch.pod_id),
+            ));
+        }
+        let path = self.launch.options.config_path.clone();
+        let config = blocking(move || Ok(Config::load(path.as_deref())?)).await?;
+        let (pod, events) = Pod::boot(spec, &config).await?;
+        let pid = pod.vmm_pid();
+        self.adopt(pod, events, Origin::Sandbox);
+        Ok(pid)
+    }
+
+    /// Ends the pod: powers the guest off and removes everything it had. Without a pod there is nothing to do.
+    pub async fn end(&self) -> Result<()> {
+        let _ending = self.gate.write().await;
+        let Some((pod, _)) = self.current() else {
+            return Ok(());
+        };
+        let result = pod.shutdown().await;
+        *self.lock() = None;
+        self.mark_ended();
+        result
+    }
+
+    /// After a container was deleted: a pod of containers ends with its last one, without keeping the caller waiting.
+    pub fn end_soon_if_empty(self: &Arc<Self>) {
+        if self.is_in_use() {
+            return;
+        }
+        let this = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = this.end_if_unused().await {
+                tracing::error!(%error, "the empty pod could not be ended");
+            }
+        });
+    }
+
+    /// The task API's Shutdown, which containerd before 2.0 calls after each container: only an empty pod's shim ends.
+    pub async fn shut_down_if_empty(self: &Arc<Self>) {
+        if self.is_in_use() {
+            return;
+        }
+        let this = self.clone();
+        let ending = tokio::spawn(async move {
+            match this.end_if_unused().await {
+                Ok(true) => this.finish(),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::error!(%error, "the empty pod could not be ended");
+                    this.finish();
+                }
+            }
+        });
+        // Answered in time even when the guest takes longer: the task goes on.
+        let _ = tokio::time::timeout(SHUTDOWN_ANSWER, ending).await;
+    }
+
+    /// Lets the shim exit.
+    pub fn finish(&self) {
+        self.finished.send_replace(true);
+    }
+
+    /// Answers when the shim is to exit.
+    pub async fn finished(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.finished.subscribe().wait_for(|finished| *finished).await;
+    }
+
+    /// When the microVM ended, once it has.
+    pub fn ended_at(&self) -> Option<SystemTime> {
+        *self.ended.borrow()
+    }
+
+    /// Answers when the microVM has ended.
+    pub async fn ended(&self) -> SystemTime {
+        let mut ended = self.ended.subscribe();
+        let at = ended.wait_for(Option::is_some).await.map(|at| *at);
+        at.ok().flatten().unwrap_or_else(SystemTime::now)
+    }
+
+    fn is_in_use(&self) -> bool {
+        self.current()
+            .is_some_and(|(pod, origin)| origin == Origin::Sandbox || !pod.is_empty())
+    }
+
+    /// Ends the pod unless it is in use by the time nobody creates in it any more. True: there is no pod now.
+    async fn end_if_unused(&self) -> Result<bool> {
+        let _ending = self.gate.write().await;
+        if self.is_in_use() {
+            return Ok(false);
+        }
+        if let Some((pod, _)) = self.current() {
+            let result = pod.shutdown().await;
+            *self.lock() = None;
+            self.mark_ended();
+            result?;
+        }
+        Ok(true)
+    }
+
+    fn check_membership(&self, container: &ContainerSpec, membership: &Membership, origin: Origin) -> Result<()> {
+        let pod = membership.pod_id().as_str();
+        // With the sandbox API it is containerd that says where a container belongs, by calling this shim.
+        if pod == self.launch.pod_id || origin == Origin::Sandbox {
+            return Ok(());
+        }
+        let message = format!(
+            "container {} belongs to pod {pod}, but this shim serves pod {}",
+            container.id, self.launch.pod_id
+        );
+        Err(Error::new(ErrorKind::InvalidArgument, message))
+    }
+
+    async fn plan(&self, pod: &ContainerId, bundle: &Path, asked: RuntimeOptions) -> Result<(PodSpec, Config)> {
+        let options = if asked.is_default() {
+            self.launch.options.clone()
+        } else {
+            asked
+        };
+        let (namespace, pod, bundle) = (self.launch.namespace.clone(), pod.clone(), bundle.to_owned());
+        blocking(move || {
+            let config = Config::load(options.config_path.as_deref())?;
+            Ok((PodSpec::from_bundle(&namespace, pod, &bundle)?, config))
+        })
+        .await
+    }
+
+    fn adopt(self: &Arc<Self>, pod: Arc<Pod>, events: mpsc::UnboundedReceiver<PodEvent>, origin: Origin) {
+        self.ended.send_replace(None);
+        *self.lock() = Some((pod, origin));
+        tokio::spawn(self.clone().pump(events));
+    }
+
+    async fn pump(self: Arc<Self>, mut events: mpsc::UnboundedReceiver<PodEvent>) {
+        while let Some(event) = events.recv().await {
+            match event {
+                PodEvent::Exited {
+                    container,
+                    exec_id,
+                    pid,
+                    status,
+                    at,
+                } => {
+                    let exit = TaskExit {
+                        id: exec_id.clone().unwrap_or_else(|| container.clone()),
+                        container_id: container.clone(),
+                        pid,
+                        exit_status: status,
+                        exited_at: Some(timestamp(at)).into(),
+                        ..Default::default()
+                    };
+                    self.order.exited(&Process { container, exec_id }, self.event(&exit));
+                }
+                PodEvent::OutOfMemory { container } => {
+                    let event = TaskOOM {
+                        container_id: container,
+                        ..Default::default()
+                    };
+                    self.order.publish(self.event(&event));
+                }
+                PodEvent::Stopped { reason } => {
+                    tracing::error!(reason, "the microVM ended by itself");
+                    self.mark_ended();
+                }
+            }
+        }
+    }
+
+    fn mark_ended(&self) {
+        self.ended.send_if_modified(|ended| {
+            let first = ended.is_none();
+            ended.get_or_insert_with(SystemTime::now);
+            first
+        });
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<(Arc<Pod>, Origin)>> {
+        // Nothing panics while it is held.
+        self.pod.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs a call that changes something to its end, whether or not the client waits for it.
+pub async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> ttrpc::Result<T> {
+    let result = tokio::spawn(work).await;
+    let result =
+        result.unwrap_or_else(|e| Err(Error::new(ErrorKind::Internal, "the call did not finish").caused_by(e)));
+    result.map_err(|error| {
+        tracing::debug!(%error, "a call failed");
+        error_codes::answer(error)
+    })
+}
+
+/// Runs what may block (files of clients) away from the one thread that serves everybody.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let result = tokio::task::spawn_blocking(work).await;
+    result.unwrap_or_else(|e| Err(Error::new(ErrorKind::Internal, "reading files did not finish").caused_by(e)))
+}
