@@ -95,7 +95,7 @@ warm_build() {
     rm -rf "$RUN"/{pid,port,qmp,ssh,ssh.log,qemu.log,running,shared}
 }
 
-warm_import() { "${SSH[@]}" bash -s -- "${IMAGES[@]}" <"$IMAGE_DIR/import.sh"; }
+warm_import() { "${SSH[@]}" bash -s <"$IMAGE_DIR/import.sh"; }
 
 host_up() {
     local start=$EPOCHREALTIME warm
@@ -134,11 +134,12 @@ wake() {
 
 # after_resume: what a saved machine cannot hold: today's time and the folders of outside.
 after_resume() {
-    local mount_options=trans=virtio,version=9p2000.L,msize=1048576
+    # With `readahead` and `mmap` every open sees what is in the file by then; without a cache each small read is a message.
+    local options=trans=virtio,version=9p2000.L,msize=524288
     "${SSH[@]}" "date -s @$(date +%s.%N) >/dev/null &&
-        mount -t 9p -o ro,$mount_options,cache=none repo /repo &&
-        mount -t 9p -o rw,$mount_options,cache=none,access=any shared /shared &&
-        mount -t 9p -o ro,$mount_options,cache=none images /images" </dev/null
+        mount -t 9p -o ro,$options,cache=readahead,access=any repo /repo &&
+        mount -t 9p -o rw,$options,cache=mmap,access=any shared /shared &&
+        mount -t 9p -o ro,$options,cache=readahead images /images" </dev/null
 }
 
 # require_up: the instance must run; a crash is reported as such.

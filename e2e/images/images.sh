@@ -2,7 +2,7 @@
 # The container images of the tests, built from Debian packages without any registry. Sourced by e2e/host.
 #   bulkhead/busybox  one static program with its links, users root, nobody and app (1000)
 #   bulkhead/debian   a Debian base with bash, coreutils, procps and python3; users as above
-#   bulkhead/redis    the layer of bulkhead/debian and one with redis-server and redis-cli above it
+#   bulkhead/redis    the layer of bulkhead/busybox and one with redis-server and redis-cli above it
 #   bulkhead/pause    what holds a CRI pod's namespaces
 
 IMAGES=(busybox debian redis pause)
@@ -21,17 +21,18 @@ images_build() {
 images_fill() {
     local out=$1 work=$1/work
     mkdir -p "$work/configs" || return
-    # One installation gives two layers: the base as it is before redis is installed, and what that adds.
+    # One installation gives both: the base as it is before redis is installed, and redis.
     # shellcheck disable=SC2016 # mmdebstrap sets $1 for its hooks
     bootstrap "$IMAGE_SUITE" "$work/debian" minbase "$IMAGE_PACKAGES" \
         --customize-hook='bash '"'$E2E_DIR/images/debian-hook.sh'"' "$1" '"'$work'" || return
     image_busybox "$work" || return
+    image_redis "$work" || return
     image_pause "$work" || return
     image_write "$out" busybox '{"Cmd":["/bin/sh"]}' "$work/busybox.tar" || return
     image_write "$out" debian '{"Cmd":["/bin/bash"]}' "$work/debian.tar" || return
     image_write "$out" redis '{"Entrypoint":["/usr/bin/redis-server"],"Cmd":["--save","","--dir","/var/lib/redis"],
         "User":"redis","WorkingDir":"/var/lib/redis","ExposedPorts":{"6379/tcp":{}},"StopSignal":"SIGTERM"}' \
-        "$work/debian.tar" "$work/redis.tar" || return
+        "$work/busybox.tar" "$work/redis.tar" || return
     image_write "$out" pause '{"Entrypoint":["/pause"]}' "$work/pause.tar" || return
     remove_tree "$work"
 }
@@ -42,11 +43,6 @@ image_write() {
     shift 3
     jq '.Env = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]' <<<"$config" >"$out/work/config.json" &&
         python3 "$E2E_DIR/images/oci.py" "$out/$name.tar" "docker.io/bulkhead/$name:latest" "$out/work/config.json" "$@"
-}
-
-# layer_tar TREE OUTPUT: everything in TREE, owned by root.
-layer_tar() {
-    tar -C "$1" --sort=name --mtime=@1704067200 --owner=0 --group=0 --numeric-owner -cf "$2" .
 }
 
 image_busybox() {
@@ -71,7 +67,16 @@ END
     tar -C "$root" --mtime=@1704067200 --owner=1000 --group=1000 --numeric-owner -rf "$1/busybox.tar" ./home/app
 }
 
+image_redis() {
+    local root=$1/redis
+    { cat "$1/busybox/etc/passwd" && echo 'redis:x:100:100:redis:/var/lib/redis:/bin/false'; } >"$root/etc/passwd" || return
+    { cat "$1/busybox/etc/group" && echo 'redis:x:100:'; } >"$root/etc/group" || return
+    tar -C "$root" --sort=name --mtime=@1704067200 --owner=0 --group=0 --numeric-owner --exclude=./var/lib/redis \
+        -cf "$1/redis.tar" . || return
+    tar -C "$root" --mtime=@1704067200 --owner=100 --group=100 --numeric-owner -rf "$1/redis.tar" ./var/lib/redis
+}
+
 image_pause() {
     mkdir -p "$1/pause" && gcc -static -Os -s -Wall -Werror -o "$1/pause/pause" "$E2E_DIR/images/pause.c" &&
-        layer_tar "$1/pause" "$1/pause.tar"
+        tar -C "$1/pause" --mtime=@1704067200 --owner=0 --group=0 --numeric-owner -cf "$1/pause.tar" ./pause
 }

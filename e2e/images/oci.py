@@ -3,8 +3,9 @@
 
 usage: oci.py OUTPUT.tar NAME CONFIG.json LAYER.tar...
 
-CONFIG.json is the image's "config" object (Env, Cmd, Entrypoint, User, ...). Layers are given lowest first and stored
-gzip-compressed. The result depends on the inputs alone, so equal inputs give equal digests.
+CONFIG.json is the image's "config" object (Env, Cmd, Entrypoint, User, ...). Layers are given lowest first. Those below
+COMPRESSED_BELOW bytes are stored gzip-compressed as a registry would have them, larger ones as they are: decompressing is
+slow on an emulated CPU. The result depends on the inputs alone, so equal inputs give equal digests.
 """
 
 import gzip
@@ -13,6 +14,8 @@ import io
 import json
 import sys
 import tarfile
+
+COMPRESSED_BELOW = 16 << 20
 
 
 def blob_name(digest):
@@ -28,10 +31,13 @@ def encode(value):
 
 
 def read_layer(path):
-    """Returns (diff id, compressed bytes) of the layer tar at path."""
+    """Returns (diff id, stored bytes, media type) of the layer tar at path."""
     with open(path, "rb") as file:
         plain = file.read()
-    return sha256(plain), gzip.compress(plain, compresslevel=1, mtime=0)
+    media_type = "application/vnd.oci.image.layer.v1.tar"
+    if len(plain) < COMPRESSED_BELOW:
+        return sha256(plain), gzip.compress(plain, compresslevel=6, mtime=0), media_type + "+gzip"
+    return sha256(plain), plain, media_type
 
 
 def build(output, name, config, layer_paths):
@@ -42,7 +48,7 @@ def build(output, name, config, layer_paths):
             "os": "linux",
             "created": "2024-01-01T00:00:00Z",
             "config": config,
-            "rootfs": {"type": "layers", "diff_ids": ["sha256:" + diff_id for diff_id, _ in layers]},
+            "rootfs": {"type": "layers", "diff_ids": ["sha256:" + diff_id for diff_id, _, _ in layers]},
             "history": [{"created": "2024-01-01T00:00:00Z", "created_by": "e2e/images"} for _ in layers],
         }
     )
@@ -51,7 +57,7 @@ def build(output, name, config, layer_paths):
             "schemaVersion": 2,
             "mediaType": "application/vnd.oci.image.manifest.v1+json",
             "config": descriptor("application/vnd.oci.image.config.v1+json", image),
-            "layers": [descriptor("application/vnd.oci.image.layer.v1.tar+gzip", data) for _, data in layers],
+            "layers": [descriptor(media_type, data) for _, data, media_type in layers],
         }
     )
     entry = descriptor("application/vnd.oci.image.manifest.v1+json", manifest)
@@ -66,12 +72,12 @@ def build(output, name, config, layer_paths):
         {
             "Config": blob_name(sha256(image)),
             "RepoTags": [name.removeprefix("docker.io/")],
-            "Layers": [blob_name(sha256(data)) for _, data in layers],
+            "Layers": [blob_name(sha256(data)) for _, data, _ in layers],
         }
     ]
     files = {"oci-layout": encode({"imageLayoutVersion": "1.0.0"}), "index.json": encode(index)}
     files["manifest.json"] = encode(docker)
-    for data in [image, manifest] + [data for _, data in layers]:
+    for data in [image, manifest] + [data for _, data, _ in layers]:
         files[blob_name(sha256(data))] = data
     with tarfile.open(output, "w", format=tarfile.USTAR_FORMAT) as tar:
         for path, data in files.items():
