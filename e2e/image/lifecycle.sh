@@ -82,7 +82,10 @@ warm_build() {
     trap machine_quit EXIT
     mkdir -p "$RUN/shared"
     : >"$RUN/running"
-    qemu-img create -q -f qcow2 -F raw -b "$DISK_DIR/disk.raw" "$RUN/disk.qcow2" "$VIRTUAL_DISK"
+    # A disk that is copied to a RAM disk stays as small as the image.
+    local size=("$VIRTUAL_DISK")
+    [[ -z $ICOUNT ]] || size=()
+    qemu-img create -q -f qcow2 -F raw -b "$DISK_DIR/disk.raw" "$RUN/disk.qcow2" "${size[@]}"
     machine_start "$KERNEL_DIR/vmlinuz" "$INITRD_DIR/initrd" "$RUN/disk.qcow2" || die "QEMU does not start"
     step "booting the $INSTANCE host for the first time ($ACCEL)" machine_boot_wait
     ssh_options
