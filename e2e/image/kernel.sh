@@ -10,7 +10,7 @@ KERNEL_PRUNE=(sound drivers/gpu drivers/media drivers/infiniband drivers/staging
     drivers/net/wireless drivers/net/ethernet drivers/net/can drivers/input drivers/platform drivers/scsi drivers/video
     drivers/mtd drivers/ata drivers/comedi drivers/bluetooth drivers/hid drivers/power drivers/edac drivers/firewire
     drivers/target drivers/isdn drivers/mfd drivers/i2c drivers/spi drivers/leds drivers/accel drivers/soundwire
-    drivers/message drivers/nfc drivers/gpio drivers/char/tpm drivers/crypto drivers/thunderbolt drivers/pinctrl)
+    drivers/message drivers/nfc drivers/gpio drivers/char/tpm drivers/thunderbolt drivers/pinctrl)
 
 # kernel_artefact: prints the folder with vmlinuz, release (a file with its name) and modules/.
 kernel_artefact() {
@@ -37,6 +37,9 @@ kernel_fetch() {
     mkdir -p "$out/modules/lib"
     mv "$out/unpacked/usr/lib/modules" "$out/modules/lib/modules" || return
     (cd "$out/modules/lib/modules/$release/kernel" && rm -rf "${KERNEL_PRUNE[@]}") || return
+    # Of the crypto drivers only AMD's secure processor is kept: kvm_amd does not load without it.
+    find "$out/modules/lib/modules/$release/kernel/drivers/crypto" -mindepth 1 -maxdepth 1 ! -name ccp \
+        -exec rm -rf {} + || return
     depmod -b "$out/modules" "$release" || return
     rm -rf "$apt" "$out/unpacked"
 }
