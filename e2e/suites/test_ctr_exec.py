@@ -7,6 +7,7 @@ from harness.answers import Case
 BEGIN = "begin $BUSYBOX $ID sh -c 'echo ready; exec sleep 1000'"
 END = "ctr task kill -s KILL $ID; finish >/dev/null"
 EXEC = "ctr task exec --exec-id"
+GO = "sh -c 'echo going; exec sleep 1000'"
 
 CASES = (
     Case(
@@ -42,9 +43,9 @@ CASES = (
         {END}""",
         says=("^1000\n2000\n/etc\n",),
     ),
-    Case("exec-twice-the-same-id", f"{BEGIN}; {EXEC} a $ID sleep 1000 & sleep 2; tell {EXEC} a $ID true; {END}; wait", says=("-> 1",), complains=("already exists",)),
-    Case("exec-is-ended-with-init", f"{BEGIN}; (tell {EXEC} a $ID sleep 1000) & sleep 2; {END}; wait", stdout="-> 137", complains=("",)),
-    Case("exec-is-killed", f"{BEGIN}; (tell {EXEC} a $ID sleep 1000) & sleep 2; tell ctr task kill --exec-id a -s TERM $ID; wait %2; {END}", says=("-> 143",), complains=("",)),
+    Case("exec-twice-the-same-id", f"{BEGIN}; aside a {GO}; tell {EXEC} a $ID true; {END}; joined a", says=("-> 1\na ended with 137",), complains=("already exists",)),
+    Case("exec-is-ended-with-init", f"{BEGIN}; aside a {GO}; {END}; joined a", stdout="a ended with 137"),
+    Case("exec-is-killed", f"{BEGIN}; aside a {GO}; tell ctr task kill --exec-id a -s TERM $ID; joined a; {END}", stdout="-> 0\na ended with 143"),
     Case("exec-leaves-daemon", f"{BEGIN}; tell {EXEC} a $ID sh -c 'sleep 777 >/dev/null 2>&1 & exit 0'; {EXEC} b $ID sh -c 'ps | grep -c \"[s]leep 777\"'; {END}", stdout="-> 0\n1"),
     Case("exec-after-exit", "detached $BUSYBOX $ID true; stopped; tell ctr task exec --exec-id a $ID true; gone", says=("-> 1",), complains=("stopped|not running|not found",)),
     Case("exec-in-nothing", "tell ctr task exec --exec-id a no-such-container true", says=("-> 1",), complains=("no-such-container.*not found",)),
@@ -58,7 +59,7 @@ CASES = (
         says=("^0\n0 ended with 0\n1\n1 ended with 1\n", "9\n9 ended with 9$"),
         complains=("",),
     ),
-    Case("task-ps", f"{BEGIN}; {EXEC} a $ID sleep 1000 & sleep 2; ctr task ps $ID | tail -n +2 | wc -l; {END}; wait", stdout="2", complains=("",)),
+    Case("task-ps", f"{BEGIN}; aside a {GO}; ctr task ps $ID | tail -n +2 | wc -l; {END}; joined a", stdout="2\na ended with 137"),
 )
 
 

@@ -31,7 +31,7 @@ class Group:
     image: str = "$BUSYBOX"
 
     def case(self):
-        inside = "\n".join(f"echo '@@ {fact.name}'\n( {fact.snippet}\n) 2>&1 </dev/null" for fact in self.facts)
+        inside = "\n".join(f"echo; echo '@@ {fact.name}'\n( {fact.snippet}\n) 2>&1 </dev/null" for fact in self.facts)
         # The quoted delimiter keeps the text as it is; the container's shell gets it as one argument.
         script = f"{self.before}\nFACTS=$(cat <<'END-OF-FACTS'\n{inside}\nEND-OF-FACTS\n)\n"
         script += f'run {self.options} {self.image} "$ID" sh -c "$FACTS"'
@@ -43,7 +43,8 @@ def split(stdout):
     found = {}
     for part in re.split(r"^@@ ", stdout, flags=re.MULTILINE)[1:]:
         name, _, text = part.partition("\n")
-        found[name] = text
+        # The empty line belongs to the next heading.
+        found[name] = text.removesuffix("\n\n") + "\n"
     return found
 
 

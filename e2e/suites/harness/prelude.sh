@@ -17,17 +17,32 @@ begin() {
     await ready
 }
 
-# await WORD: waits until the container of begin has printed WORD.
+# await WORD [FILE]: waits until the container of begin has printed WORD, or until it is in FILE.
 await() {
-    local tries
+    local tries file=${2:-$W/out}
     for ((tries = 0; tries < 600; tries++)); do
-        grep -qF -- "$1" "$W/out" && return 0
+        grep -qsF -- "$1" "$file" && return 0
         kill -0 "$CTR" 2>/dev/null || break
         sleep 0.05
     done
-    echo "the container has not printed '$1' but:"
-    cat "$W/out" "$W/err"
+    echo "'$1' has not been printed but:"
+    cat "$file" "$W/err"
     exit 99
+}
+
+# aside EXEC-ID COMMAND...: an exec in the background; returns when it has printed "going" into $W/EXEC-ID. joined EXEC-ID
+# waits for its end and prints its exit status.
+declare -A ASIDE
+aside() {
+    local id=$1
+    shift
+    ctr task exec --exec-id "$id" "$ID" "$@" >"$W/$id" 2>"$W/$id.err" </dev/null &
+    ASIDE[$id]=$!
+    await going "$W/$id"
+}
+joined() {
+    wait "${ASIDE[$1]}"
+    echo "$1 ended with $?"
 }
 
 # finish: waits for the container of begin, shows its output and exit status.

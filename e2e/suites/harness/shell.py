@@ -118,5 +118,5 @@ def _on_terminal(text, environment, timeout, size, dialogue):
     if status is None:
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     os.close(master)
-    # The first line is the echo of the newline that started the script.
-    return Answer(status, _text(seen.replace(b"\r\n", b"\n").removeprefix(b"\n")), "")
+    # The first lines are the echo of the newline that started the script.
+    return Answer(status, _text(seen.replace(b"\r", b"").lstrip(b"\n")), "")
