@@ -28,12 +28,13 @@ pub(super) fn spawn_input(fifo: OwnedFd, stream: UnixStream) -> Result<JoinHandl
     let from = register(fifo, Interest::READABLE)?;
     let to = register(stream, Interest::WRITABLE)?;
     Ok(tokio::spawn(async move {
-        note(pump(&from, &to, &AtomicU64::new(0)).await);
+        let result = pump(&from, &to, &AtomicU64::new(0)).await;
         drop(from);
-        if to.get_ref().shutdown(Shutdown::Write).is_ok() {
+        if result.is_ok() && to.get_ref().shutdown(Shutdown::Write).is_ok() {
             // Closing the whole stream could cut what the guest has not read yet; it lasts as long as the process.
             std::future::pending::<()>().await;
         }
+        note(result);
     }))
 }
 
