@@ -3,5 +3,14 @@
 //! Distrusts the guest completely: every byte of guest memory, every register write and every queue entry is hostile. Trusts the
 //! runtime, which is its only other peer (`bulkhead-vmm-control`). Opens nothing by host path.
 
+pub mod boot;
+pub mod control;
+pub mod file_server;
+pub mod interrupts;
 pub mod jail;
+pub mod machine;
+pub mod memory;
+pub mod pci;
+pub mod serial;
+pub mod vcpu;
 pub mod virtio;

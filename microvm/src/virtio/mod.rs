@@ -1,3 +1,14 @@
 //! virtio 1.2 devices and the PCI transport they share.
 
+pub mod blk;
 pub mod device;
+pub mod fs;
+pub(crate) mod buffers;
+pub(crate) mod ring;
+pub mod rng;
+pub mod transport;
+pub mod vsock;
+pub(crate) mod worker;
+
+#[cfg(test)]
+pub(crate) mod testing;

@@ -1,0 +1,196 @@
+//! Entering the namespaces, single-threaded, before anything of the guest's is looked at.
+//!
+//! Order and reasons:
+//!
+//! 1. the pod's network namespace, which needs the rights of the host's root;
+//! 2. a mount namespace that still belongs to the initial user namespace, so that nobody inside can ever mount; its root becomes
+//!    the share, and mounts that the runtime makes below the share later arrive because the copy is a slave;
+//! 3. a user namespace and the rest. The ids are mapped by a child that stays outside;
+//! 4. a fork, because a pid namespace begins with the next child. The outer process tells the runtime the pid and ends.
+//!
+//! Unsafe, because of fork.
+#![allow(unsafe_code)]
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use bulkhead_vmm_control::{Channel, ChannelError, IdExtent, JailSpec, Reply};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::prctl::{set_dumpable, set_no_new_privs};
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::stat::{Mode, umask};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Gid, Pid, Uid, fchdir, chdir, fork, getpid, pipe2, pivot_root, read, setgroups, setresgid, setresuid, write};
+use thiserror::Error;
+
+use super::capabilities;
+
+/// Why the jail could not be entered.
+#[derive(Debug, Error)]
+pub enum JailError {
+    /// A system call failed.
+    #[error("jail: cannot {what}: {source}")]
+    System {
+        /// What was attempted.
+        what: &'static str,
+        /// The system's answer.
+        source: Errno,
+    },
+    /// The child that writes the id maps failed.
+    #[error("jail: cannot map the ids {maps}; the runtime must be root on the host and the ranges must exist")]
+    Map {
+        /// The maps.
+        maps: String,
+    },
+    /// The capabilities could not be dropped.
+    #[error("jail: cannot reduce the capabilities: {0}")]
+    Capabilities(#[from] caps::errors::CapsError),
+    /// The runtime could not be told.
+    #[error("jail: cannot report the pid: {0}")]
+    Report(#[from] ChannelError),
+}
+
+fn failed(what: &'static str) -> impl Fn(Errno) -> JailError {
+    move |source| JailError::System { what, source }
+}
+
+/// What is left of the outside.
+#[derive(Debug)]
+pub struct Entered {
+    /// The host's /proc, to re-open files by number. O_PATH.
+    pub proc: OwnedFd,
+}
+
+/// Enters the jail. Returns in the inner process, which is pid 1 of its namespace; the outer process never returns on success.
+///
+/// Must be called while the process has one thread.
+pub fn enter(
+    spec: &JailSpec,
+    share: &OwnedFd,
+    network: Option<&OwnedFd>,
+    channel: &Channel,
+) -> Result<Entered, JailError> {
+    let proc = open("/proc", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(failed("open /proc"))?;
+    // Otherwise /proc/self/fd and the id maps would belong to the host's root alone.
+    set_dumpable(true).map_err(failed("become dumpable"))?;
+    if let Some(network) = network {
+        setns(network, CloneFlags::CLONE_NEWNET).map_err(failed("enter the network namespace"))?;
+    }
+    enter_share(share)?;
+    let mut namespaces = CloneFlags::CLONE_NEWUSER
+        | CloneFlags::CLONE_NEWPID
+        | CloneFlags::CLONE_NEWIPC
+        | CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWCGROUP;
+    namespaces.set(CloneFlags::CLONE_NEWNET, network.is_none());
+    let mapper = Mapper::start(spec, &proc)?;
+    unshare(namespaces).map_err(failed("make namespaces"))?;
+    mapper.finish(spec)?;
+    become_root()?;
+    fork_inside(channel)?;
+    umask(Mode::empty());
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(failed("forbid core dumps"))?;
+    capabilities::keep_file_server()?;
+    set_no_new_privs().map_err(failed("set no_new_privs"))?;
+    Ok(Entered { proc })
+}
+
+/// Makes the share the root of a new mount namespace and drops everything else.
+fn enter_share(share: &OwnedFd) -> Result<(), JailError> {
+    // The working directory moves along into the copy of the mount tree, a descriptor would not.
+    fchdir(share).map_err(failed("change to the share"))?;
+    unshare(CloneFlags::CLONE_NEWNS).map_err(failed("make a mount namespace"))?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
+        .map_err(failed("stop mounts from leaving"))?;
+    pivot_root(".", ".").map_err(failed("make the share the root; it must be a mount point"))?;
+    umount2(".", MntFlags::MNT_DETACH).map_err(failed("drop the old root"))?;
+    chdir("/").map_err(failed("change to the root"))
+}
+
+/// A child outside of the user namespace that writes its id maps when told to.
+struct Mapper {
+    child: Pid,
+    go: OwnedFd,
+}
+
+impl Mapper {
+    fn start(spec: &JailSpec, proc: &OwnedFd) -> Result<Mapper, JailError> {
+        let (wait, go) = pipe2(OFlag::O_CLOEXEC).map_err(failed("make a pipe"))?;
+        let parent = getpid();
+        // SAFETY: the process has one thread, so the child may use everything that it inherits.
+        match unsafe { fork() }.map_err(failed("fork"))? {
+            ForkResult::Parent { child } => Ok(Mapper { child, go }),
+            ForkResult::Child => {
+                drop(go);
+                let done = read(&wait, &mut [0u8; 1]) == Ok(1) && write_maps(spec, proc, parent).is_ok();
+                // SAFETY: ends the child at once, without running what the parent has registered.
+                unsafe { nix::libc::_exit(i32::from(!done)) }
+            }
+        }
+    }
+
+    fn finish(self, spec: &JailSpec) -> Result<(), JailError> {
+        write(&self.go, &[1]).map_err(failed("tell the mapper"))?;
+        match waitpid(self.child, None) {
+            Ok(WaitStatus::Exited(_, 0)) => Ok(()),
+            _ => Err(JailError::Map { maps: format!("uid {:?}, gid {:?}", spec.uid_map, spec.gid_map) }),
+        }
+    }
+}
+
+fn write_maps(spec: &JailSpec, proc: &OwnedFd, process: Pid) -> Result<(), Errno> {
+    for (name, extents) in [("uid_map", &spec.uid_map), ("gid_map", &spec.gid_map)] {
+        let path = format!("{process}/{name}");
+        let file = openat(proc, path.as_str(), OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+        let text = map_text(extents);
+        // The kernel takes a map in one write or not at all.
+        if write(&file, text.as_bytes())? != text.len() {
+            return Err(Errno::EIO);
+        }
+    }
+    Ok(())
+}
+
+fn map_text(extents: &[IdExtent]) -> String {
+    extents.iter().map(|extent| format!("{} {} {}\n", extent.inside, extent.outside, extent.count)).collect()
+}
+
+/// Takes id 0 of the namespace, whatever that is outside.
+fn become_root() -> Result<(), JailError> {
+    let (user, group) = (Uid::from_raw(0), Gid::from_raw(0));
+    setgroups(&[]).map_err(failed("drop the supplementary groups"))?;
+    setresgid(group, group, group).map_err(failed("take group 0 of the namespace"))?;
+    setresuid(user, user, user).map_err(failed("take user 0 of the namespace"))?;
+    // Changing ids made the process undumpable, and with it the owner of its /proc files is the host's root.
+    set_dumpable(true).map_err(failed("become dumpable again"))
+}
+
+/// Goes on in a child; the parent reports its pid and ends. The child waits until that is done, so that the reports keep their order.
+fn fork_inside(channel: &Channel) -> Result<(), JailError> {
+    let (wait, go) = pipe2(OFlag::O_CLOEXEC).map_err(failed("make a pipe"))?;
+    // SAFETY: the process still has one thread.
+    match unsafe { fork() }.map_err(failed("fork into the pid namespace"))? {
+        ForkResult::Parent { child } => {
+            drop(wait);
+            let reported = channel.send(&Reply::Jailed { pid: child.as_raw() as u32 }, &[]).is_ok()
+                && write(&go, &[1]).is_ok();
+            // SAFETY: ends the outer process at once; the child owns everything from now on.
+            unsafe { nix::libc::_exit(i32::from(!reported)) }
+        }
+        ForkResult::Child => {
+            drop(go);
+            match read(wait.as_fd(), &mut [0u8; 1]) {
+                Ok(1) => Ok(()),
+                Ok(_) => Err(JailError::Report(ChannelError::Closed)),
+                Err(source) => Err(failed("wait for the outer process")(source)),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "namespaces_test.rs"]
+mod namespaces_test;

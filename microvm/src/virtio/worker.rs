@@ -1,0 +1,111 @@
+//! A thread that serves one virtqueue, chain by chain, until it is told to stop.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use thiserror::Error;
+
+use super::device::GuestMemory;
+use super::ring::{Chain, Ring};
+use crate::jail::{SpawnError, ThreadKind, spawn_worker};
+
+/// Why a worker could not start.
+#[derive(Debug, Error)]
+pub enum WorkerError {
+    /// No event to stop it with.
+    #[error("cannot make an event: {0}")]
+    Event(#[from] Errno),
+    /// No thread.
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+}
+
+/// A running worker. Dropping it stops it and waits.
+#[derive(Debug)]
+pub struct QueueWorker {
+    stop: Arc<EventFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl QueueWorker {
+    /// Starts a thread that passes every chain of `ring` to `handle`, which returns the number of bytes it wrote.
+    pub fn start<H>(name: &str, memory: GuestMemory, ring: Ring, handle: H) -> Result<QueueWorker, WorkerError>
+    where
+        H: for<'m> FnMut(&'m GuestMemory, Chain<'m>) -> u32 + Send + 'static,
+    {
+        let stop = Arc::new(EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
+        let stopped = stop.clone();
+        let body = move || serve(&memory, ring, handle, &stopped);
+        let thread = spawn_worker(name, ThreadKind::Block, body)?;
+        Ok(QueueWorker { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for QueueWorker {
+    fn drop(&mut self) {
+        // A full counter is readable too.
+        let _ = self.stop.write(1);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("a queue's worker panicked");
+        }
+    }
+}
+
+fn serve<H>(memory: &GuestMemory, mut ring: Ring, mut handle: H, stop: &EventFd)
+where
+    H: for<'m> FnMut(&'m GuestMemory, Chain<'m>) -> u32,
+{
+    loop {
+        drain(memory, &mut ring, &mut handle, stop);
+        let mut events = [PollFd::new(stop.as_fd(), PollFlags::POLLIN), PollFd::new(ring.kick(), PollFlags::POLLIN)];
+        match poll(&mut events, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => {
+                tracing::error!("a queue's worker cannot wait: {error}");
+                return;
+            }
+        }
+        if is_stopped(stop) {
+            return;
+        }
+        ring.clear_kick();
+    }
+}
+
+/// Serves until the ring is empty and the driver has been asked to kick. The stop is heard between two chains: a driver that
+/// keeps the ring full must not hold up its own reset.
+fn drain<H>(memory: &GuestMemory, ring: &mut Ring, handle: &mut H, stop: &EventFd)
+where
+    H: for<'m> FnMut(&'m GuestMemory, Chain<'m>) -> u32,
+{
+    loop {
+        ring.spare_kicks(memory);
+        while let Some(chain) = ring.pop(memory) {
+            let head = chain.head_index();
+            let written = handle(memory, chain);
+            ring.give_back(memory, head, written);
+            ring.notify(memory);
+            if is_stopped(stop) {
+                return;
+            }
+        }
+        if !ring.ask_for_kick(memory) {
+            return;
+        }
+    }
+}
+
+fn is_stopped(stop: &EventFd) -> bool {
+    let mut event = [PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+    matches!(poll(&mut event, PollTimeout::ZERO), Ok(ready) if ready > 0)
+}
+
+#[cfg(test)]
+#[path = "worker_test.rs"]
+mod worker_test;
