@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 
 PRELUDE = Path(__file__).with_name("prelude.sh")
+# Programs that the host may not have; its own come first.
+TOOLS = Path(__file__).parents[1] / "tools"
 # Longer answers are cut in the middle: they are compared, recorded and printed.
 MAX_OUTPUT = 200_000
 
@@ -50,7 +52,8 @@ def _end_group(process):
 def bash(script, variables, timeout, terminal=None, dialogue=()):
     """Runs script after the prelude. variables are added to the environment; W is made and removed here."""
     folder = tempfile.mkdtemp(prefix="case-", dir="/var/tmp")
-    environment = dict(os.environ, W=folder, LC_ALL="C.UTF-8", **variables)
+    path = f"{os.environ['PATH']}:{TOOLS}"
+    environment = dict(os.environ, W=folder, LC_ALL="C.UTF-8", PATH=path, **variables)
     text = PRELUDE.read_text(encoding="utf-8") + "\n" + script + "\n"
     try:
         if terminal:
