@@ -25,26 +25,26 @@ COMMAND_SECONDS = 120
 # More tries of a round whose figure does not count because the disk moved.
 SPARE_ROUNDS = 3
 
-# The phases of a start: name, then the pair of the shim's phase lines between which it lies. None is the command's own
-# start or end. See docs/ for what the shim's phase lines are.
-PHASES = (
-    ("containerd, before the shim", None, "shim-start"),
-    ("shim start", "shim-start", "shim-serving"),
-    ("containerd, shim to create", "shim-serving", "create"),
-    ("mounts", "create", "mounts"),
-    ("vmm", "mounts", "vmm"),
-    ("kernel handed over", "vmm", "kernel"),
-    ("kernel and agent until it answers", "kernel", "agent"),
-    ("container", "agent", "created"),
-    ("containerd, create to start", "created", "start"),
-    ("container start", "start", "started"),
-    ("program", "started", "exited"),
-    ("containerd, exit to delete", "exited", "delete"),
-    ("delete", "delete", "deleted"),
-    ("teardown", "deleted", "shutdown"),
-    ("containerd, after the pod", "shutdown", None),
-)
-PHASE_LINE = re.compile(r"phase=([a-z-]+)\b.*?monotonic_us=(\d+)\b.*?id=\"?([A-Za-z0-9_.-]+)")
+# The shim's phase lines, in their order, and what lies before each. Mounts and microVM are prepared at the same time: of
+# the two, the later one's time is what it took beyond the other.
+PHASES = {
+    "shim-start": "containerd, until it starts the shim",
+    "shim-serving": "shim start",
+    "create": "containerd, until it asks to create",
+    "mounts": "mounts",
+    "vmm": "vmm",
+    "kernel": "kernel handed over",
+    "agent": "kernel and agent, until it answers",
+    "created": "container",
+    "start": "containerd, until it asks to start",
+    "started": "container's start",
+    "exited": "the program",
+    "delete": "containerd, until it asks to delete",
+    "deleted": "delete",
+    "shutdown": "teardown of the pod",
+    "end": "containerd and ctr, after the pod",
+}
+PHASE_LINE = re.compile(r"phase=([a-z-]+) monotonic_us=(\d+) id=([A-Za-z0-9_.-]+)")
 
 
 def disk_counters():
@@ -81,17 +81,15 @@ def timed(*command):
 
 
 def phases_of(identifier, start, end, log):
-    """Milliseconds of each phase of one start."""
-    at = {}
+    """Milliseconds that lie before each phase line of one start."""
+    at = {"end": end}
     for name, microseconds, pod in PHASE_LINE.findall(log):
-        if pod == identifier:
+        if pod == identifier and name in PHASES:
             at.setdefault(name, int(microseconds))
-    found = {}
-    for name, begin, finish in PHASES:
-        begin = start if begin is None else at.get(begin)
-        finish = end if finish is None else at.get(finish)
-        if begin is not None and finish is not None:
-            found[name] = (finish - begin) / 1000
+    found, before = {}, start
+    for name, then in sorted(at.items(), key=lambda one: one[1]):
+        found[name] = (then - before) / 1000
+        before = then
     return found
 
 
@@ -212,9 +210,9 @@ def main():
     times, phases = start_times(runtimes, arguments.rounds)
     medians = {name: statistics.median(values) for name, values in times.items()}
     table.add("start: ctr run --rm IMAGE true", "ms", medians.get("bulkhead"), medians["runc"], rounds=times)
-    for name, _, _ in PHASES:
+    for name, text in PHASES.items():
         if name in phases:
-            table.add(f"  {name}", "ms", statistics.median(phases[name]))
+            table.add(f"  {text}", "ms", statistics.median(phases[name]))
     probed = probe(arguments.rounds) if "bulkhead" in runtimes else {}
     if probed:
         table.add("vmm start to agent answering", "ms", float(probed["agent_ms"]))
