@@ -38,8 +38,18 @@ pub struct Request {
     pub network_sysctls: HashMap<String, String>,
 }
 
-/// Result of the helper's work: the process and its terminal, or what the user shall read.
-pub type Outcome = Result<(Pid, Option<OwnedFd>), String>;
+/// What the helper leaves to the agent.
+pub struct Made {
+    /// The new process.
+    pub pid: Pid,
+    /// The master side of its terminal.
+    pub terminal: Option<OwnedFd>,
+    /// For an init that waits: a pipe that ends when its program runs, or that nobody will run it.
+    pub waiting: Option<OwnedFd>,
+}
+
+/// Result of the helper's work, or what the user shall read.
+pub type Outcome = Result<Made, String>;
 
 /// Name of the file, below a container's directory, whose socket the waiting init listens on.
 pub fn start_socket(directory: &Path, id: &str) -> PathBuf {
@@ -94,7 +104,11 @@ pub fn run(request: Request) -> Outcome {
                 .ok_or("libcontainer made a container without a process")?;
             let pid = Pid::from_raw(pid.as_raw());
             let terminal = console.map(|(listener, size)| take_terminal(&listener, size, &request.spec, pid));
-            Ok((pid, terminal.transpose()?))
+            Ok(Made {
+                pid,
+                terminal: terminal.transpose()?,
+                waiting: Some(complaint.into()),
+            })
         }
         Err(error) => {
             // Whatever the init had to say was in the pipe before libcontainer could report it.
@@ -214,15 +228,40 @@ fn take_terminal(listener: &UnixListener, size: TerminalSize, spec: &Spec, pid: 
     let failed = |error: std::io::Error| format!("cannot receive the container's terminal: {error}");
     // The init has connected and sent before it reported ready.
     let (connection, _) = listener.accept().map_err(failed)?;
-    let (mut bytes, mut terminal) = (Vec::new(), None);
-    receive(connection.as_raw_fd(), &mut bytes, &mut terminal).map_err(failed)?;
-    let terminal = terminal.ok_or("the container's init sent no terminal")?;
+    let mut fds = Vec::new();
+    receive(connection.as_raw_fd(), &mut Vec::new(), &mut fds).map_err(failed)?;
+    let terminal = fds.pop().ok_or("the container's init sent no terminal")?;
     if size.width != 0 || size.height != 0 {
         crate::sys::set_terminal_size(&terminal, size.width, size.height).map_err(|errno| failed(errno.into()))?;
     }
     let uid = spec.process().as_ref().map_or(0, |process| process.user().uid());
     std::os::unix::fs::chown(format!("/proc/{pid}/fd/0"), Some(uid), None).map_err(failed)?;
     Ok(terminal)
+}
+
+/// libcontainer opens the container's /dev/null for reading only and puts it in place of every standard stream that was
+/// /dev/null outside: a program without streams could not write to it.
+fn writable_null() -> Result<(), String> {
+    let failed = |error: std::io::Error| format!("cannot open /dev/null in the container: {error}");
+    let null = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .map_err(failed)?;
+    let device = null.metadata().map_err(failed)?.rdev();
+    let is_null = |stream: std::os::fd::BorrowedFd<'_>| {
+        nix::sys::stat::fstat(stream).is_ok_and(|status| status.st_rdev == device)
+    };
+    if is_null(std::io::stdin().as_fd()) {
+        nix::unistd::dup2_stdin(&null).map_err(|errno| failed(errno.into()))?;
+    }
+    if is_null(std::io::stdout().as_fd()) {
+        nix::unistd::dup2_stdout(&null).map_err(|errno| failed(errno.into()))?;
+    }
+    if is_null(std::io::stderr().as_fd()) {
+        nix::unistd::dup2_stderr(&null).map_err(|errno| failed(errno.into()))?;
+    }
+    Ok(())
 }
 
 /// Runs inside the container's init: the program is looked up before the container counts as created, and run when it starts.
@@ -238,11 +277,13 @@ impl Executor for ContainerProgram {
             .process()
             .as_ref()
             .ok_or(ExecutorValidationError::ArgValidationError("no process".into()))?;
-        program::find(process).map(drop).map_err(|message| {
-            // If the pipe is broken the helper has gone, and nobody reads either message.
-            let _unread = nix::unistd::write(&self.complaints, message.as_bytes());
-            ExecutorValidationError::ArgValidationError(message)
-        })
+        writable_null()
+            .and_then(|()| program::find(process).map(drop))
+            .map_err(|message| {
+                // If the pipe is broken the helper has gone, and nobody reads either message.
+                let _unread = nix::unistd::write(&self.complaints, message.as_bytes());
+                ExecutorValidationError::ArgValidationError(message)
+            })
     }
 
     fn setup_envs(&self, _: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {

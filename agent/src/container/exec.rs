@@ -5,7 +5,7 @@
 //! each step needs: the cgroup and the terminal before privileges go, the filter last (or before the capabilities go, when the
 //! process may gain privileges and loading a filter therefore needs one).
 
-use super::create::{Outcome, give_stdio_to_user};
+use super::create::{Made, Outcome, give_stdio_to_user};
 use super::helper::TerminalSize;
 use super::program;
 use crate::sys;
@@ -92,13 +92,18 @@ fn start(request: &Request) -> Outcome {
             if !message.is_empty() {
                 return Err(message);
             }
-            let mut terminal = None;
+            let mut fds = Vec::new();
             if request.terminal.is_some() {
                 use std::os::fd::AsRawFd;
-                super::helper::receive(master_receiver.as_raw_fd(), &mut Vec::new(), &mut terminal)
+                super::helper::receive(master_receiver.as_raw_fd(), &mut Vec::new(), &mut fds)
                     .map_err(|error| failed("terminal", &error))?;
             }
-            Ok((child, terminal))
+            let terminal = fds.pop();
+            Ok(Made {
+                pid: child,
+                terminal,
+                waiting: None,
+            })
         }
     }
 }

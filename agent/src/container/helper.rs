@@ -4,8 +4,8 @@
 //! container. None of that may happen in PID 1. The helper gets one request and gives one reply over a socket pair whose number
 //! is its argument; its descriptors 0 to 2 are the container's. The process that it leaves behind becomes the agent's child.
 //!
-//! On the socket: a length (u32, little endian) and JSON, first the request, then the reply. A terminal's master side travels
-//! with the reply's first byte.
+//! On the socket: a length (u32, little endian) and JSON, first the request, then the reply. Descriptors travel with the reply's
+//! first byte, in the order of the reply's fields.
 
 use super::{create, exec};
 use crate::error::{Error, Kind, Result, chain};
@@ -50,8 +50,15 @@ pub enum Request {
 /// What it answers.
 #[derive(Serialize, Deserialize)]
 pub enum Reply {
-    /// The new process, in the guest's root pid namespace.
-    Started(i32),
+    /// A new process.
+    Started {
+        /// In the guest's root pid namespace.
+        pid: i32,
+        /// A descriptor comes along: the master side of its terminal.
+        terminal: bool,
+        /// A descriptor comes along: [`create::Made::waiting`].
+        waiting: bool,
+    },
     /// Nothing is left; what the user shall read.
     Failed(String),
 }
@@ -73,6 +80,8 @@ pub struct Started {
     pub exit: ExitWatch,
     /// The master side of its terminal.
     pub terminal: Option<OwnedFd>,
+    /// For an init: [`create::Made::waiting`].
+    pub waiting: Option<OwnedFd>,
 }
 
 /// Has a helper do `request`. `program` is the agent's own executable.
@@ -101,12 +110,18 @@ pub async fn run(program: &Path, reaper: &Arc<Reaper>, request: &Request, ends: 
         let _gone = sys::send_signal(pid, Signal::SIGKILL as i32);
     }
     match outcome {
-        Ok(Ok((Reply::Started(pid), terminal))) => {
+        Ok(Ok((Reply::Started { pid, terminal, waiting }, fds))) => {
             let pid = Pid::from_raw(pid);
+            let mut fds = fds.into_iter();
+            let (terminal, waiting) = (
+                terminal.then(|| fds.next()).flatten(),
+                waiting.then(|| fds.next()).flatten(),
+            );
             Ok(Started {
                 pid,
                 exit: expectation.watch(pid),
                 terminal,
+                waiting,
             })
         }
         Ok(Ok((Reply::Failed(message), _))) => Err(Error::invalid(message)),
@@ -138,21 +153,19 @@ fn frame(message: &impl Serialize) -> std::io::Result<Vec<u8>> {
     Ok(frame)
 }
 
-async fn converse(socket: OwnedFd, request: &[u8]) -> std::io::Result<(Reply, Option<OwnedFd>)> {
+async fn converse(socket: OwnedFd, request: &[u8]) -> std::io::Result<(Reply, Vec<OwnedFd>)> {
     let std_socket = UnixStream::from(socket);
     std_socket.set_nonblocking(true)?;
     let mut socket = tokio::net::UnixStream::from_std(std_socket)?;
     socket.write_all(request).await?;
-    let (mut bytes, mut terminal) = (Vec::new(), None);
+    let (mut bytes, mut fds) = (Vec::new(), Vec::new());
     loop {
         socket.readable().await?;
-        match socket.try_io(Interest::READABLE, || {
-            receive(socket.as_raw_fd(), &mut bytes, &mut terminal)
-        }) {
+        match socket.try_io(Interest::READABLE, || receive(socket.as_raw_fd(), &mut bytes, &mut fds)) {
             Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
             Ok(_) => {
                 if let Some(reply) = parse(&bytes)? {
-                    return Ok((reply, terminal));
+                    return Ok((reply, fds));
                 }
             }
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
@@ -176,18 +189,16 @@ fn parse<T: for<'a> Deserialize<'a>>(bytes: &[u8]) -> std::io::Result<Option<T>>
     }
 }
 
-/// Appends what the socket has to `bytes`; a descriptor that comes along goes to `fd`.
-pub fn receive(socket: RawFd, bytes: &mut Vec<u8>, fd: &mut Option<OwnedFd>) -> std::io::Result<usize> {
+/// Appends what the socket has to `bytes`, and the descriptors that come along (two at most) to `fds`.
+pub fn receive(socket: RawFd, bytes: &mut Vec<u8>, fds: &mut Vec<OwnedFd>) -> std::io::Result<usize> {
     let mut buffer = [0; 4096];
-    let mut control = cmsg_space!(RawFd);
+    let mut control = cmsg_space!([RawFd; 2]);
     let count = {
         let mut slices = [IoSliceMut::new(&mut buffer)];
         let message = recvmsg::<()>(socket, &mut slices, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC)?;
         for part in message.cmsgs()? {
-            if let ControlMessageOwned::ScmRights(fds) = part {
-                for received in fds {
-                    *fd = Some(own(received));
-                }
+            if let ControlMessageOwned::ScmRights(received) = part {
+                fds.extend(received.into_iter().map(own));
             }
         }
         message.bytes
@@ -229,12 +240,19 @@ fn serve(socket: RawFd) -> std::io::Result<()> {
         Request::Create(request) => create::run(*request),
         Request::Exec(request) => exec::run(*request),
     };
-    let (reply, terminal) = match outcome {
-        Ok((pid, terminal)) => (Reply::Started(pid.as_raw()), terminal),
-        Err(message) => (Reply::Failed(message), None),
+    let (reply, kept) = match outcome {
+        Ok(create::Made { pid, terminal, waiting }) => {
+            let reply = Reply::Started {
+                pid: pid.as_raw(),
+                terminal: terminal.is_some(),
+                waiting: waiting.is_some(),
+            };
+            (reply, terminal.into_iter().chain(waiting).collect())
+        }
+        Err(message) => (Reply::Failed(message), Vec::new()),
     };
     let message = frame(&reply)?;
-    let fds: Vec<RawFd> = terminal.iter().map(AsRawFd::as_raw_fd).collect();
+    let fds: Vec<RawFd> = kept.iter().map(AsRawFd::as_raw_fd).collect();
     let control = [ControlMessage::ScmRights(&fds)];
     let control = if fds.is_empty() { &control[..0] } else { &control[..] };
     let sent = sendmsg::<()>(

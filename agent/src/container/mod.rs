@@ -24,6 +24,7 @@ use nix::libc;
 use oci_spec::runtime::LinuxSeccomp;
 use process::Process;
 use std::collections::HashMap;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -53,6 +54,8 @@ struct Container {
     directory: PathBuf,
     seccomp: Option<LinuxSeccomp>,
     started: Mutex<bool>,
+    /// Until the start: the pipe that ends when the init's program runs.
+    waiting: Mutex<Option<OwnedFd>>,
     /// By exec id; `None` while the process is being started.
     execs: Mutex<HashMap<String, Option<Arc<Process>>>>,
 }
@@ -244,6 +247,7 @@ impl Containers {
             directory: directory.to_owned(),
             seccomp,
             started: Mutex::new(false),
+            waiting: Mutex::new(started.waiting),
             execs: Mutex::default(),
         }))
     }
@@ -267,7 +271,8 @@ impl Containers {
             }
             *started = true;
         }
-        let result = tokio::time::timeout(START_PATIENCE, release_init(&container.directory, id)).await;
+        let waiting = lock(&container.waiting).take();
+        let result = tokio::time::timeout(START_PATIENCE, release_init(&container.directory, id, waiting)).await;
         match result {
             Ok(Ok(())) => Ok(()),
             // A kill between create and start is no failure of the start: the end is reported like any other.
@@ -481,9 +486,8 @@ impl<T> Drop for Reserved<'_, T> {
     }
 }
 
-/// Tells the waiting init to run its program.
-async fn release_init(directory: &Path, id: &str) -> std::io::Result<()> {
-    use std::os::fd::AsRawFd;
+/// Tells the waiting init to run its program and waits until it does.
+async fn release_init(directory: &Path, id: &str, waiting: Option<OwnedFd>) -> std::io::Result<()> {
     use tokio::io::AsyncWriteExt;
     let socket = create::start_socket(directory, id);
     // By way of the directory's descriptor: a socket's path has room for 107 bytes only.
@@ -491,7 +495,13 @@ async fn release_init(directory: &Path, id: &str) -> std::io::Result<()> {
     let short = format!("/proc/self/fd/{}/notify.sock", parent.as_raw_fd());
     let mut stream = tokio::net::UnixStream::connect(short).await?;
     stream.write_all(b"start").await?;
-    stream.shutdown().await
+    stream.shutdown().await?;
+    if let Some(waiting) = waiting {
+        // Nothing is ever written to it now: it ends with the init's descriptors, when the program takes its place.
+        let mut ended = tokio::net::unix::pipe::Receiver::from_owned_fd(waiting)?;
+        let _nothing = tokio::io::AsyncReadExt::read(&mut ended, &mut [0]).await?;
+    }
+    Ok(())
 }
 
 /// A container in a shared pid namespace does not end with its init by itself.

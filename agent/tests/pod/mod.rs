@@ -1,4 +1,5 @@
 //! An agent in namespaces of its own and the host's side of its two sockets.
+#![allow(dead_code)] // each file of tests uses its own part
 
 use bulkhead_agent_protocol::agent::{
     ContainerRequest, CreateContainerRequest, Empty, ExecRequest, ProcessRequest, ProcessResponse, ResizePtyRequest,
@@ -18,9 +19,22 @@ use tokio::time::{sleep, timeout};
 const BUSYBOX: &str = "/bin/busybox";
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What the agent's namespaces are made of: a tree of cgroups and a /proc of their own.
-const SETUP: &str = "umount -l /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup && mount -t proc proc /proc && \
-                     mount -t tmpfs tmpfs \"$4\" && exec \"$0\" unix \"$1\" \"$2\" \"$3\"";
+/// Makes a group of cgroups for this agent alone, which shall look like the whole tree, and removes it when the agent has ended.
+const OUTER: &str = r#"
+    umount -l /sys/fs/cgroup
+    mount -t cgroup2 none /sys/fs/cgroup || exit 1
+    group=/sys/fs/cgroup/agent-test-$5
+    mkdir "$group" || exit 1
+    unshare --pid --fork --kill-child --net --ipc --uts sh -c "$6" "$0" "$1" "$2" "$3" "$4" "$group"
+    find "$group" -depth -type d -exec rmdir {} \;
+"#;
+
+/// Inside the namespaces: a /proc and a cgroup tree of their own, a tmpfs for the state, then the agent.
+const INNER: &str = r#"
+    echo 0 > "$5/cgroup.procs" && mount -t proc proc /proc && mount -t tmpfs tmpfs "$4" &&
+    exec unshare --cgroup --mount sh -c 'umount /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup &&
+        exec "$0" unix "$1" "$2" "$3"' "$0" "$1" "$2" "$3"
+"#;
 
 pub struct Pod {
     pub client: AgentClient,
@@ -53,26 +67,16 @@ impl Pod {
         make_rootfs(&directory.join("rootfs"));
         let (control, streams) = (directory.join("control"), directory.join("streams"));
         let agent = Command::new("unshare")
-            .args([
-                "--mount",
-                "--pid",
-                "--fork",
-                "--kill-child",
-                "--net",
-                "--ipc",
-                "--uts",
-                "sh",
-                "-c",
-                SETUP,
-            ])
-            .arg(env!("CARGO_BIN_EXE_bulkhead-agent"))
+            .args(["--mount", "sh", "-c", OUTER, env!("CARGO_BIN_EXE_bulkhead-agent")])
             .args([&control, &streams, &state, &state])
+            .args([format!("{}-{number}", std::process::id()).as_str(), INNER])
             .spawn()
             .unwrap();
-        for _ in 0..1000 {
-            if streams.exists() {
-                break;
-            }
+        // The stream socket is the second that listens; an early connection without a header is dropped by the agent.
+        let mut attempts = 0;
+        while let Err(error) = UnixStream::connect(&streams).await {
+            attempts += 1;
+            assert!(attempts < 2000, "the agent does not listen: {error}");
             sleep(Duration::from_millis(10)).await;
         }
         let client = ttrpc::r#async::Client::connect(&format!("unix://{}", control.display()))
@@ -259,11 +263,13 @@ impl Pod {
         left(&self.directory.join("state")) == 0 && left(Path::new("/sys/fs/cgroup/pod")) == 0
     }
 
-    /// unshare's only child.
+    /// The only child of the shell's only child.
     pub fn agent_pid(&self) -> u32 {
-        let id = self.agent.id();
-        let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
-        children.split_whitespace().next().unwrap().parse().unwrap()
+        let child = |id: u32| -> u32 {
+            let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+            children.split_whitespace().next().unwrap().parse().unwrap()
+        };
+        child(child(self.agent.id()))
     }
 
     /// Descriptors that the agent has open.
@@ -271,6 +277,17 @@ impl Pod {
         std::fs::read_dir(format!("/proc/{}/fd", self.agent_pid()))
             .unwrap()
             .count()
+    }
+
+    /// Ended children that the agent has not reaped.
+    pub fn zombies(&self) -> usize {
+        let agent = self.agent_pid();
+        let children = std::fs::read_to_string(format!("/proc/{agent}/task/{agent}/children")).unwrap();
+        let ended = |pid: &&str| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z'))
+        };
+        children.split_whitespace().filter(ended).count()
     }
 
     /// Connects a stream and returns its id.
