@@ -4,10 +4,16 @@ use crate::container::cgroup;
 use crate::error::chain;
 use bulkhead_agent_protocol::{SHARE_MOUNT, SHARE_TAG};
 use nix::mount::{MsFlags, mount};
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use std::path::Path;
 
 /// Where the state of containers lives.
 pub const STATE: &str = "/run/bulkhead/containers";
+
+/// Descriptors that one process may have open: hard limit of containers whose spec sets none.
+pub const MAX_DESCRIPTORS: u64 = 524_288;
+/// The soft limit of those.
+pub const USUAL_DESCRIPTORS: u64 = 1024;
 
 /// A step that failed.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +66,7 @@ fn table() -> Vec<Entry> {
             cgroup::ROOT,
             "cgroup2",
             safe,
-            "nsdelegate,memory_recursiveprot",
+            "nsdelegate,memory_recursiveprot,favordynmods",
         ),
         (
             "tmpfs",
@@ -97,6 +103,7 @@ pub fn prepare() -> Result<(), BootError> {
     links().map_err(|error| BootError::Prepare("/dev", error))?;
     // The agent goes last: without it nothing in the guest can be reached.
     std::fs::write("/proc/self/oom_score_adj", "-1000").map_err(|error| BootError::Prepare("oom_score_adj", error))?;
+    limits().map_err(|errno| BootError::Prepare("resource limits", errno.into()))?;
     cgroup::prepare_tree(Path::new(cgroup::ROOT))?;
     loopback().map_err(|error| BootError::Prepare("loopback", error))?;
     Ok(())
@@ -117,6 +124,14 @@ pub fn mount_share() {
             source,
         }));
     }
+}
+
+/// Limits as a service manager gives them to containerd on a host; the kernel's own for PID 1 follow the guest's small memory.
+/// The helper lowers the soft limit of descriptors again.
+fn limits() -> nix::Result<()> {
+    setrlimit(Resource::RLIMIT_NOFILE, MAX_DESCRIPTORS, MAX_DESCRIPTORS)?;
+    setrlimit(Resource::RLIMIT_NPROC, RLIM_INFINITY, RLIM_INFINITY)?;
+    setrlimit(Resource::RLIMIT_CORE, 0, RLIM_INFINITY)
 }
 
 fn links() -> std::io::Result<()> {

@@ -13,6 +13,7 @@ use crate::reaper::{ExitWatch, Reaper, ended};
 use crate::stdio::ChildEnds;
 use crate::sys;
 use nix::cmsg_space;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
@@ -231,6 +232,8 @@ pub fn main(socket: &str) -> i32 {
 fn serve(socket: RawFd) -> std::io::Result<()> {
     // The agent protects itself from the out-of-memory killer; a container starts without that protection.
     std::fs::write("/proc/self/oom_score_adj", "0")?;
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, crate::boot::USUAL_DESCRIPTORS.min(most), most)?;
     let mut socket = UnixStream::from(sys::inherited(socket)?);
     let mut length = [0; 4];
     socket.read_exact(&mut length)?;
