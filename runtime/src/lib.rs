@@ -9,6 +9,7 @@ pub mod check;
 pub mod config;
 pub mod error;
 pub mod ids;
+pub mod phase;
 pub mod pod;
 pub mod state;
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bulkhead_runtime::config::Config;
+use bulkhead_runtime::phase;
 use containerd_shim_protos::sandbox_async::create_sandbox;
 use containerd_shim_protos::shim_async::create_task;
 use nix::mount::{MsFlags, mount};
@@ -76,10 +77,12 @@ async fn run(launch: Launch, listener: UnixListener) -> Result<()> {
     tokio::spawn(orphans::collect());
     let cgroup = join_own_cgroup(&launch);
     let socket = launch.address.clone();
+    phase::over_at("shim-start", &launch.pod_id, launch.started_us);
     let supervisor = Arc::new(Supervisor::new(launch, queue.clone()));
 
     let mut server = serve_on(listener, &supervisor)?;
     server.start().await.context("cannot serve")?;
+    phase::over("shim-serving", &supervisor.launch().pod_id);
     tracing::debug!(pid = std::process::id(), version = env!("CARGO_PKG_VERSION"), "serving");
     tokio::select! {
         () = supervisor.finished() => {}

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use bulkhead_runtime::config::Config;
 use bulkhead_runtime::error::{Error, ErrorKind, Result};
 use bulkhead_runtime::ids::ContainerId;
+use bulkhead_runtime::phase;
 use bulkhead_runtime::pod::{ContainerSpec, Pod, PodEvent, PodSpec};
 use containerd_shim_protos::events::task::{TaskExit, TaskOOM};
 use tokio::sync::{RwLock, mpsc, watch};
@@ -92,6 +93,7 @@ impl Supervisor {
 
     /// Creates a container: boots the pod for the first one. Gives its pid.
     pub async fn create(self: &Arc<Self>, container: ContainerSpec, asked: RuntimeOptions) -> Result<u32> {
+        phase::over("create", &container.id);
         let membership = {
             let (bundle, id) = (container.bundle.clone(), container.id.clone());
             blocking(move || {
@@ -120,6 +122,7 @@ impl Supervisor {
         let (spec, config) = self.plan(membership.pod_id(), &container.bundle, asked).await?;
         let (pod, events, pid) = Pod::boot_with(spec, container, &config).await?;
         self.adopt(pod, events, Origin::Container);
+        phase::over("created", &self.launch.pod_id);
         Ok(pid)
     }
 
@@ -223,6 +226,7 @@ impl Supervisor {
             let result = pod.shutdown().await;
             *self.lock() = None;
             self.mark_ended();
+            phase::over("shutdown", &self.launch.pod_id);
             result?;
         }
         Ok(true)
@@ -279,6 +283,9 @@ impl Supervisor {
                         exited_at: Some(timestamp(at)).into(),
                         ..Default::default()
                     };
+                    if exec_id.is_none() {
+                        phase::over("exited", &container);
+                    }
                     self.order.exited(&Process { container, exec_id }, self.event(&exit));
                 }
                 PodEvent::OutOfMemory { container } => {

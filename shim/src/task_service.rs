@@ -8,6 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bulkhead_runtime::error::{Error, ErrorKind, Result};
 use bulkhead_runtime::ids::{ContainerId, validate_exec_id};
+use bulkhead_runtime::phase;
 use bulkhead_runtime::pod::{ContainerSpec, Exit, Pod, ProcessState, RootfsMount, Status, StdioPaths};
 use containerd_shim_protos::api;
 use containerd_shim_protos::events::task::{
@@ -255,7 +256,10 @@ impl Task for TaskService {
     async fn start(&self, _: &TtrpcContext, request: api::StartRequest) -> ttrpc::Result<api::StartResponse> {
         tracing::debug!(id = request.id, exec = request.exec_id, "start");
         let pod = self.pod(&request.id).map_err(answer)?;
+        let init = request.exec_id.is_empty().then(|| request.id.clone());
+        init.iter().for_each(|id| phase::over("start", id));
         let pid = detached(start(self.supervisor.clone(), pod, request)).await?;
+        init.iter().for_each(|id| phase::over("started", id));
         Ok(api::StartResponse {
             pid,
             ..Default::default()
@@ -299,7 +303,10 @@ impl Task for TaskService {
     async fn delete(&self, _: &TtrpcContext, request: api::DeleteRequest) -> ttrpc::Result<api::DeleteResponse> {
         tracing::debug!(id = request.id, exec = request.exec_id, "delete");
         let pod = self.pod(&request.id).map_err(answer)?;
+        let init = request.exec_id.is_empty().then(|| request.id.clone());
+        init.iter().for_each(|id| phase::over("delete", id));
         let (pid, exit) = detached(delete(self.supervisor.clone(), pod, request)).await?;
+        init.iter().for_each(|id| phase::over("deleted", id));
         let exited_at = Some(timestamp(exit.at)).into();
         Ok(api::DeleteResponse {
             pid,

@@ -16,6 +16,7 @@ use crate::cgroup::{self, Limits};
 use crate::check::image;
 use crate::config::Config;
 use crate::error::{Error, Result, blocking};
+use crate::phase;
 use crate::rootfs;
 use crate::state::{PodFolder, PodRecord, ProcessRecord, now};
 use crate::vmm_client::{Spawned, Vmm};
@@ -26,12 +27,6 @@ const ALL_IDS: IdExtent = IdExtent {
     outside: 0,
     count: u32::MAX,
 };
-
-/// A running machine without any knowledge of containers.
-pub(super) struct Machine {
-    pub(super) vmm: Vmm,
-    pub(super) folder: PodFolder,
-}
 
 /// What is there before the vmm is: folder, share, cgroup's name on record.
 pub(super) struct Ground {
@@ -65,7 +60,7 @@ impl Ground {
     }
 
     /// Starts the vmm and waits until its vCPUs run. Takes `undo` along: what it did is on it also when it fails.
-    pub(super) async fn start(self, spec: &PodSpec, config: &Config, undo: &mut Undo) -> Result<Machine> {
+    pub(super) async fn start(self, spec: &PodSpec, config: &Config, undo: &mut Undo) -> Result<Vmm> {
         let Ground {
             folder,
             mut record,
@@ -103,13 +98,13 @@ impl Ground {
             disks: Vec::new(),
         };
         let jailed = spawned.jail(vm, fds, config.boot_timeout()).await?;
+        phase::over("vmm", &spec.id);
         record.vmm = ProcessRecord::of(jailed.pid()?);
         let at = folder.clone();
         blocking("recording the pod", move || at.write_record(&record)).await?;
-        Ok(Machine {
-            vmm: jailed.booted().await?,
-            folder,
-        })
+        let vmm = jailed.booted().await?;
+        phase::over("kernel", &spec.id);
+        Ok(Machine { vmm, folder })
     }
 }
 

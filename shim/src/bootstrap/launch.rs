@@ -46,6 +46,8 @@ pub struct Launch {
     pub oom_score_adj: Option<i32>,
     /// What the client asked of this runtime.
     pub options: RuntimeOptions,
+    /// When `start` began, in microseconds of CLOCK_MONOTONIC.
+    pub started_us: i64,
 }
 
 /// containerd's own OOM score and one more, so that containerd outlives its shims.

@@ -14,13 +14,17 @@ fn what_the_server_is_told_survives_the_way() {
             config_path: Some("/etc/b.toml".into()),
             shim_cgroup: Some("/shims".into()),
         },
+        started_us: 12,
     };
     let file = memory_file(&serde_json::to_vec(&launch).unwrap()).unwrap();
     let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
     let read: Launch = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     assert_eq!(read.bundle, launch.bundle);
     assert_eq!(read.options, launch.options);
-    assert_eq!((read.debug, read.oom_score_adj), (true, Some(-998)));
+    assert_eq!(
+        (read.debug, read.oom_score_adj, read.started_us),
+        (true, Some(-998), 12)
+    );
 }
 
 fn child(script: &str) -> Child {

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use bulkhead_runtime::config::Config;
+use bulkhead_runtime::phase;
 use containerd_shim::StartOpts;
 
 pub use grouping::{Membership, read_membership};
@@ -38,6 +39,7 @@ const CONFIG_RECORD: &str = "bulkhead-config";
 
 /// Runs `start` and prints the answer.
 pub fn start(call: &Call) -> Result<()> {
+    let started_us = phase::now_us();
     let bundle = std::env::current_dir().context("cannot find the bundle, which is the working directory of start")?;
     let caller = Caller::from_stdin(&read_stdin()?, call)?;
     let options = RuntimeOptions::decode(caller.options.as_ref())?;
@@ -69,6 +71,7 @@ pub fn start(call: &Call) -> Result<()> {
                 debug: call.debug || caller.debug,
                 oom_score_adj: launch::oom_score_beside_containerd(),
                 options,
+                started_us,
             };
             let started = launch::spawn(&launch, listener).and_then(|pid| write_pid(&bundle, pid));
             if started.is_err() {
