@@ -172,6 +172,9 @@ impl Machine {
         if !VCPUS.contains(&spec.vcpus) || spec.memory_mib < MIN_MEMORY_MIB {
             return Err(MachineError::Size { vcpus: spec.vcpus, memory_mib: spec.memory_mib });
         }
+        // Here and not later, because the main thread's policy does not let it install handlers.
+        register_signal_handler(SIGRTMIN(), on_kick)
+            .map_err(|error| system("install a signal handler")(error.into()))?;
         let layout = Layout::new(spec.memory_mib);
         let memory = ram::reserve(&layout)?;
         let agent_image =
@@ -251,8 +254,6 @@ impl Machine {
 
     /// Starts the vCPUs. Once.
     pub fn start(&mut self) -> Result<(), MachineError> {
-        register_signal_handler(SIGRTMIN(), on_kick)
-            .map_err(|error| system("install a signal handler")(error.into()))?;
         for (id, vcpu) in std::mem::take(&mut self.vcpus).into_iter().enumerate() {
             let (io, stop, stopping, counters) =
                 (self.io.clone(), self.stop.clone(), self.stopping.clone(), self.counters.clone());
