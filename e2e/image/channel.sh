@@ -8,12 +8,17 @@ CONNECT_SECONDS=60
 ssh_options() {
     SSH=(ssh -F none -S "$RUN/ssh" -p "$(<"$RUN/port")" -i "$KEY" -o IdentitiesOnly=yes -o BatchMode=yes
         -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o GlobalKnownHostsFile=/dev/null -o LogLevel=ERROR
-        -o ConnectTimeout=15 -o ServerAliveInterval=0 -o TCPKeepAlive=no -o Compression=no
-        -o Ciphers=aes128-gcm@openssh.com -o KexAlgorithms=curve25519-sha256 -o EscapeChar=none root@127.0.0.1)
+        -o ConnectTimeout=15 -o TCPKeepAlive=no -o Compression=no -o EscapeChar=none
+        -o Ciphers=aes128-gcm@openssh.com -o KexAlgorithms=curve25519-sha256)
+    # A host that is stopped between commands cannot answer either, and is not dead.
+    [[ -n $ICOUNT ]] || SSH+=(-o ServerAliveInterval=60 -o ServerAliveCountMax=5)
+    SSH+=(root@127.0.0.1)
 }
 
 channel_open() { "${SSH[@]}" -O check >/dev/null 2>&1; }
 
+# The lock that `up` holds must not stay with the connection that outlives it.
+# shellcheck disable=SC2153
 channel_try() {
     machine_alive || return 0
     channel_open || "${SSH[@]}" -o ControlMaster=yes -o ControlPersist=yes -fN </dev/null >"$RUN/ssh.log" 2>&1 {LOCK}>&-

@@ -14,7 +14,7 @@ KERNEL_PRUNE=(sound drivers/gpu drivers/media drivers/infiniband drivers/staging
 
 # kernel_artefact: prints the folder with vmlinuz, release (a file with its name) and modules/.
 kernel_artefact() {
-    artefact kernel "$(hash_of "$IMAGE_DIR/kernel.sh" "$(debian_mirror)")" kernel_build
+    artefact kernel "$(hash_of "$IMAGE_DIR/kernel.sh")" kernel_build
 }
 
 kernel_build() {

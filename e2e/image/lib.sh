@@ -68,7 +68,7 @@ hash_of() {
 # artefact NAME HASH BUILDER ARG...: prints the folder of the artefact, which BUILDER fills when it is missing:
 # it is called as BUILDER OUTDIR ARG... and the folder appears under its name only when BUILDER succeeded.
 artefact() {
-    local name=$1 hash=$2 dir=$BULKHEAD_CACHE/artefacts/$1-$2 tmp lock
+    local name=$1 dir=$BULKHEAD_CACHE/artefacts/$1-$2 tmp lock
     shift 2
     if [[ ! -d $dir ]]; then
         mkdir -p "$BULKHEAD_CACHE/artefacts" "$BULKHEAD_CACHE/locks"
@@ -98,6 +98,7 @@ remove_tree() {
 # debian_mirror: the mirror that this machine is configured to use.
 debian_mirror() {
     local site
+    # shellcheck disable=SC2016 # apt's own variable
     site=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 2>/dev/null | grep -m1 '/debian/\?$' || true)
     printf '%s\n' "${site:-http://deb.debian.org/debian}"
 }
@@ -107,7 +108,7 @@ bootstrap() {
     local suite=$1 dir=$2 variant=$3 packages=$4
     shift 4
     # Testing suites' Release files may be past their Valid-Until; the signature is still checked.
-    mmdebstrap --mode=root --variant="$variant" --architectures=amd64 \
+    timeout 900 mmdebstrap --mode=root --variant="$variant" --architectures=amd64 \
         --aptopt='Acquire::Check-Valid-Until "false"' \
         --aptopt='Acquire::Languages "none"' \
         --aptopt='Acquire::Retries "3"' \

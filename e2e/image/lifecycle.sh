@@ -35,9 +35,10 @@ require_tools() {
     need depmod kmod
     need ssh openssh-client
     need rsync rsync
-    need jq jq
     need python3 python3
     need gcc "gcc libc6-dev"
+    need flock util-linux
+    need apt-get apt
     need xz xz-utils
     local version
     version=$(qemu-system-x86_64 --version | sed -n '1s/.*version \([0-9]*\).*/\1/p')
@@ -68,6 +69,7 @@ prepare() {
 }
 
 # warm_artefact: prints the folder with the machine's state and disk, up and with its images imported.
+# shellcheck disable=SC2153 # IMAGE_DIR holds the scripts, IMAGES_DIR the container images
 warm_artefact() {
     local options
     options=$(machine_options; kernel_command_line; qemu-system-x86_64 --version)
@@ -98,7 +100,7 @@ warm_build() {
     rm -rf "$RUN"/{pid,port,qmp,ssh,ssh.log,qemu.log,running,shared}
 }
 
-warm_import() { "${SSH[@]}" bash -s <"$IMAGE_DIR/import.sh"; }
+warm_import() { timeout 900 "${SSH[@]}" bash -s <"$IMAGE_DIR/import.sh"; }
 
 host_up() {
     local start=$EPOCHREALTIME warm
@@ -139,7 +141,7 @@ wake() {
 after_resume() {
     # With `readahead` and `mmap` every open sees what is in the file by then; without a cache each small read is a message.
     local options=trans=virtio,version=9p2000.L,msize=524288
-    "${SSH[@]}" "date -s @$(date +%s.%N) >/dev/null &&
+    timeout 60 "${SSH[@]}" "date -s @$(date +%s.%N) >/dev/null &&
         mount -t 9p -o ro,$options,cache=readahead,access=any repo /repo &&
         mount -t 9p -o rw,$options,cache=mmap,access=any shared /shared &&
         mount -t 9p -o ro,$options,cache=readahead images /images" </dev/null
@@ -173,11 +175,9 @@ host_sync() {
         say "no build in target/dist (make dist): the host has runc alone"
         return 0
     fi
-    # Each file is written beside its place and renamed, so running programs keep the file that they have.
-    out=$(channel_run rsync -rlp --checksum --delay-updates --omit-dir-times --chown=root:root \
-        --info=name1 --out-format=%n /repo/target/dist/ / </dev/null) || die "the copy into the host failed"
+    out=$(channel_run bash -s <"$IMAGE_DIR/install.sh") || die "the copy into the host failed"
     build_name "$dist" >"$RUN/build"
-    say "installed $(<"$RUN/build") in $(seconds_since "$start") s ($(grep -vc '/$' <<<"$out" || true) files changed)"
+    say "installed $(<"$RUN/build") in $(seconds_since "$start") s ($out)"
 }
 
 # build_name DIST: names the build by its source's commit and by its content.

@@ -2,9 +2,9 @@
 # Starts, watches and ends one QEMU, the machine under a test host. Sourced by e2e/host, which sets:
 #   FLAVOUR, ICOUNT (empty or 1), ACCEL (tcg or kvm), RUN (the instance's folder), KEY (the ssh key)
 
+# shellcheck disable=SC2034 # used in lifecycle.sh
 VIRTUAL_DISK=24G
-BOOT_SECONDS=240
-RESUME_SECONDS=60
+BOOT_SECONDS=400
 
 # accelerator: kvm where this machine's KVM can run a host that itself has KVM, else tcg.
 # A page-table-virtualization KVM (kvm_pvm) opens, too, but does not run stock kernels.

@@ -25,7 +25,7 @@ flavour_packages() {
 base_artefact() {
     local packages
     packages=$(flavour_packages "$1" | LC_ALL=C sort -u | paste -sd,)
-    artefact "base-$1" "$(hash_of "$1" "$packages" "$(debian_mirror)" base-1)" base_build "$1" "$packages"
+    artefact "base-$1" "$(hash_of "$1" "$packages" base-1)" base_build "$1" "$packages"
 }
 
 base_build() {
@@ -60,7 +60,7 @@ disk_fill() {
     echo testhost >"$root/etc/hostname"
     printf '127.0.0.1 localhost\n127.0.1.1 testhost\n::1 localhost\n' >"$root/etc/hosts"
     echo 'nameserver 10.0.2.3' >"$root/etc/resolv.conf"
-    openssl rand -hex 16 >"$root/etc/machine-id"
+    tr -d - </proc/sys/kernel/random/uuid >"$root/etc/machine-id"
     mke2fs -q -t ext4 -d "$root" -L testhost -E lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0 \
         -m 0 "$out/disk.raw" "${BASE_IMAGE_MIB}M" || return
     rm -rf "$root"

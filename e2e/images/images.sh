@@ -11,7 +11,7 @@ IMAGE_PACKAGES=bash,coreutils,procps,python3-minimal,python3,busybox-static,libc
 
 # images_artefact: prints the folder with NAME.tar of every image.
 images_artefact() {
-    artefact images "$(hash_of "$E2E_DIR/images" "$(debian_mirror)")" images_build
+    artefact images "$(hash_of "$E2E_DIR/images")" images_build
 }
 
 images_build() {
@@ -20,7 +20,7 @@ images_build() {
 
 images_fill() {
     local out=$1 work=$1/work
-    mkdir -p "$work/configs" || return
+    mkdir -p "$work" || return
     # One installation gives both: the base as it is before redis is installed, and redis.
     # shellcheck disable=SC2016 # mmdebstrap sets $1 for its hooks
     bootstrap "$IMAGE_SUITE" "$work/debian" minbase "$IMAGE_PACKAGES" \
@@ -37,12 +37,11 @@ images_fill() {
     remove_tree "$work"
 }
 
-# image_write OUT NAME CONFIG LAYER...: adds PATH to the config and writes OUT/NAME.tar.
+# image_write OUT NAME CONFIG LAYER...: writes OUT/NAME.tar with the image bulkhead/NAME.
 image_write() {
     local out=$1 name=$2 config=$3
     shift 3
-    jq '.Env = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]' <<<"$config" >"$out/work/config.json" &&
-        python3 "$E2E_DIR/images/oci.py" "$out/$name.tar" "docker.io/bulkhead/$name:latest" "$out/work/config.json" "$@"
+    python3 "$E2E_DIR/images/oci.py" "$out/$name.tar" "docker.io/bulkhead/$name:latest" "$config" "$@"
 }
 
 image_busybox() {

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Writes OCI image archives that `ctr images import` and `docker load` both take.
 
-usage: oci.py OUTPUT.tar NAME CONFIG.json LAYER.tar...
+usage: oci.py OUTPUT.tar NAME CONFIG LAYER.tar...
 
-CONFIG.json is the image's "config" object (Env, Cmd, Entrypoint, User, ...). Layers are given lowest first. Those below
+CONFIG is the image's "config" object in JSON (Cmd, Entrypoint, User, ...); a PATH is added. Layers are given lowest first. Those below
 COMPRESSED_BELOW bytes are stored gzip-compressed as a registry would have them, larger ones as they are: decompressing is
 slow on an emulated CPU. The result depends on the inputs alone, so equal inputs give equal digests.
 """
@@ -16,6 +16,7 @@ import sys
 import tarfile
 
 COMPRESSED_BELOW = 16 << 20
+PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def blob_name(digest):
@@ -94,10 +95,8 @@ def descriptor(media_type, data):
 def main(arguments):
     if len(arguments) < 4:
         sys.exit(__doc__)
-    output, name, config_path, *layer_paths = arguments
-    with open(config_path, encoding="utf-8") as file:
-        config = json.load(file)
-    build(output, name, config, layer_paths)
+    output, name, config, *layer_paths = arguments
+    build(output, name, {"Env": [PATH], **json.loads(config)}, layer_paths)
 
 
 if __name__ == "__main__":
