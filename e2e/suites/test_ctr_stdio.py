@@ -9,19 +9,21 @@ from harness.answers import BULKHEAD, Case
 BIG = "[[ -s /var/tmp/big ]] || { seq 1 14000000 | head -c 104857600 >/var/tmp/big.$$; mv /var/tmp/big.$$ /var/tmp/big; }"
 BIG_MD5 = "58d93139063c0ccacf60944f4087fd18"
 
+# ctr asks for the end of stdin only when it comes after the task's creation; under runc, an earlier end is never seen.
+UNTIL_IT_RUNS = 'until ctr task ls | grep -q "^$ID .*RUNNING"; do sleep 0.2; done; sleep 1'
+
 CASES = (
-    # ctr asks for the end of stdin only when it comes after the task's creation: under runc, an earlier end is never seen.
-    Case("stdin-closes-before-end", "(printf 'a\\nb\\n'; sleep 4) | run $BUSYBOX $ID sh -c 'read x; echo got $x; cat; echo eof; sleep 0.3; echo later'", stdout="got a\nb\neof\nlater"),
+    Case("stdin-closes-before-end", f"(printf 'a\\nb\\n'; {UNTIL_IT_RUNS}) | run $BUSYBOX $ID sh -c 'read x; echo got $x; cat; echo eof; sleep 0.3; echo later'", stdout="got a\nb\neof\nlater"),
     Case("stdin-unread", "head -c 3000000 /dev/zero | run $BUSYBOX $ID sh -c 'exit 3'", status=3, stdout=""),
     Case("stdout-without-newline", "run $BUSYBOX $ID printf 'no newline'", stdout="no newline"),
     Case("stdout-closed-early", "run $BUSYBOX $ID sh -c 'echo first; exec >&- 2>&-; sleep 0.5; exit 4'", status=4, stdout="first"),
     Case("streams-stay-apart", "run $BUSYBOX $ID sh -c 'seq 1 20000; seq 20001 40000 >&2' 2>$W/err | md5sum; md5sum <$W/err", says=("[0-9a-f]{32}",)),
-    Case("binary-data", "for n in {1..64}; do for ((i = 0; i < 256; i++)); do printf \"\\\\x$(printf %x $i)\"; done; done >$W/bytes; (cat $W/bytes; sleep 4) | run $BUSYBOX $ID cat | cmp - $W/bytes && echo same", stdout="same"),
+    Case("binary-data", f"for n in {{1..64}}; do for ((i = 0; i < 256; i++)); do printf \"\\\\x$(printf %x $i)\"; done; done >$W/bytes; (cat $W/bytes; {UNTIL_IT_RUNS}) | run $BUSYBOX $ID cat | cmp - $W/bytes && echo same", stdout="same"),
     Case("big-stdin", f"{BIG}; run $BUSYBOX $ID md5sum </var/tmp/big", stdout=f"{BIG_MD5}  -", timeout=180),
     Case("big-stdout", f"{BIG}; run --mount type=bind,src=/var/tmp/big,dst=/big,options=rbind:ro $BUSYBOX $ID cat /big | md5sum", stdout=f"{BIG_MD5}  -", timeout=180),
     Case("big-through-cat", f"{BIG}; run $BUSYBOX $ID cat </var/tmp/big | md5sum", stdout=f"{BIG_MD5}  -", timeout=180),
     Case("slow-reader", "run $BUSYBOX $ID seq 1 300000 | (sleep 2; head -c 100000 >/dev/null; sleep 1; md5sum)", says=("[0-9a-f]{32}",)),
-    Case("slow-writer", "(echo a; sleep 2; echo b; sleep 2; echo c) | run $BUSYBOX $ID cat", stdout="a\nb\nc"),
+    Case("slow-writer", f"(echo a; {UNTIL_IT_RUNS}; echo b; sleep 1; echo c) | run $BUSYBOX $ID cat", stdout="a\nb\nc"),
     Case("many-short-lines", "run $BUSYBOX $ID sh -c 'n=0; while [ $n -lt 3000 ]; do echo $n; n=$((n + 1)); done' | md5sum", says=("[0-9a-f]{32}",)),
     Case("terminal-size", "ctr run -t --rm --runtime $RT $BUSYBOX $ID sh -c 'sleep 1; stty size; [ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo terminal'", terminal=(41, 103), stdout="41 103\nterminal"),
     Case(

@@ -49,7 +49,7 @@ class Case:
     stdout: str | None = None
     says: tuple = ()
     complains: tuple = ()
-    timeout: float = 90
+    timeout: float = 150
     terminal: tuple | None = None
     dialogue: tuple = ()
     differs: Differs | None = None
