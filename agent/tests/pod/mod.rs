@@ -26,15 +26,19 @@ const OUTER: &str = r#"
     mount -t cgroup2 none /sys/fs/cgroup || exit 1
     group=/sys/fs/cgroup/agent-test-$5
     mkdir "$group" || exit 1
+    for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
+        echo "+$controller" > /sys/fs/cgroup/cgroup.subtree_control
+    done
     unshare --pid --fork --kill-child --net --ipc --uts sh -c "$6" "$0" "$1" "$2" "$3" "$4" "$group"
     find "$group" -depth -type d -exec rmdir {} \;
 "#;
 
-/// Inside the namespaces: a /proc and a cgroup tree of their own, a tmpfs for the state, then the agent.
+/// Inside the namespaces: a /proc and a cgroup tree of their own, a tmpfs for the state, then the agent, not in the tree's root,
+/// because this one is no real root and must be empty to hand controllers down.
 const INNER: &str = r#"
     echo 0 > "$5/cgroup.procs" && mount -t proc proc /proc && mount -t tmpfs tmpfs "$4" &&
     exec unshare --cgroup --mount sh -c 'umount /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup &&
-        exec "$0" unix "$1" "$2" "$3"' "$0" "$1" "$2" "$3"
+        mkdir /sys/fs/cgroup/agent && echo 0 > /sys/fs/cgroup/agent/cgroup.procs && exec "$0" unix "$1" "$2" "$3"' "$0" "$1" "$2" "$3"
 "#;
 
 pub struct Pod {
