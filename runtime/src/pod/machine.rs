@@ -28,6 +28,12 @@ const ALL_IDS: IdExtent = IdExtent {
     count: u32::MAX,
 };
 
+/// A running machine without any knowledge of containers.
+pub(super) struct Machine {
+    pub(super) vmm: Vmm,
+    pub(super) folder: PodFolder,
+}
+
 /// What is there before the vmm is: folder, share, cgroup's name on record.
 pub(super) struct Ground {
     folder: PodFolder,
@@ -60,7 +66,7 @@ impl Ground {
     }
 
     /// Starts the vmm and waits until its vCPUs run. Takes `undo` along: what it did is on it also when it fails.
-    pub(super) async fn start(self, spec: &PodSpec, config: &Config, undo: &mut Undo) -> Result<Vmm> {
+    pub(super) async fn start(self, spec: &PodSpec, config: &Config, undo: &mut Undo) -> Result<Machine> {
         let Ground {
             folder,
             mut record,
