@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bulkhead_agent_protocol::agent as message;
 use bulkhead_agent_protocol::agent_ttrpc::AgentClient;
-use ttrpc::context::{Context, with_duration};
+use ttrpc::context::Context;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::spec::GuestSpec;
@@ -64,11 +64,7 @@ impl Agent {
             realtime_ns: realtime_ns(),
             ..Default::default()
         };
-        let answer = self
-            .client
-            .hello(with_duration(timeout), &request)
-            .await
-            .map_err(|e| failed("Hello", e))?;
+        let answer = within(timeout, "Hello", self.client.hello(Context::default(), &request)).await?;
         Ok((cut(&answer.agent_version, 100), cut(&answer.kernel_release, 100)))
     }
 
@@ -82,8 +78,13 @@ impl Agent {
             shared_namespaces: kinds,
             ..Default::default()
         };
-        let answer = self.client.create_container(with_duration(SLOW), &request).await;
-        Ok(answer.map_err(|e| failed("CreateContainer", e))?.guest_pid)
+        let answer = within(
+            SLOW,
+            "CreateContainer",
+            self.client.create_container(Context::default(), &request),
+        )
+        .await?;
+        Ok(answer.guest_pid)
     }
 
     pub(crate) async fn start(&self, container: &str) -> Result<()> {
@@ -91,10 +92,12 @@ impl Agent {
             container_id: container.to_owned(),
             ..Default::default()
         };
-        self.client
-            .start_container(with_duration(SLOW), &request)
-            .await
-            .map_err(|e| failed("StartContainer", e))?;
+        within(
+            SLOW,
+            "StartContainer",
+            self.client.start_container(Context::default(), &request),
+        )
+        .await?;
         Ok(())
     }
 
@@ -106,11 +109,8 @@ impl Agent {
             stdio: Some(stdio(io)).into(),
             ..Default::default()
         };
-        Ok(self
-            .client
-            .exec(with_duration(SLOW), &request)
-            .await
-            .map_err(|e| failed("Exec", e))?
+        Ok(within(SLOW, "Exec", self.client.exec(Context::default(), &request))
+            .await?
             .guest_pid)
     }
 
@@ -122,10 +122,7 @@ impl Agent {
             all,
             ..Default::default()
         };
-        self.client
-            .signal(with_duration(QUICK), &request)
-            .await
-            .map_err(|e| failed("Signal", e))?;
+        within(QUICK, "Signal", self.client.signal(Context::default(), &request)).await?;
         Ok(())
     }
 
@@ -137,11 +134,13 @@ impl Agent {
 
     /// Exit status 0-255.
     pub(crate) async fn delete(&self, container: &str, exec_id: &str) -> Result<u32> {
-        let answer = self
-            .client
-            .delete(with_duration(SLOW), &process(container, exec_id))
-            .await;
-        Ok(answer.map_err(|e| failed("Delete", e))?.exit_status & 0xff)
+        let answer = within(
+            SLOW,
+            "Delete",
+            self.client.delete(Context::default(), &process(container, exec_id)),
+        )
+        .await?;
+        Ok(answer.exit_status & 0xff)
     }
 
     pub(crate) async fn resize_pty(&self, container: &str, exec_id: &str, width: u32, height: u32) -> Result<()> {
@@ -152,10 +151,7 @@ impl Agent {
             height,
             ..Default::default()
         };
-        self.client
-            .resize_pty(with_duration(QUICK), &request)
-            .await
-            .map_err(|e| failed("ResizePty", e))?;
+        within(QUICK, "ResizePty", self.client.resize_pty(Context::default(), &request)).await?;
         Ok(())
     }
 
@@ -164,11 +160,7 @@ impl Agent {
             container_id: container.to_owned(),
             ..Default::default()
         };
-        let answer = self
-            .client
-            .pids(with_duration(QUICK), &request)
-            .await
-            .map_err(|e| failed("Pids", e))?;
+        let answer = within(QUICK, "Pids", self.client.pids(Context::default(), &request)).await?;
         let mut pids = answer.guest_pids;
         pids.truncate(MAX_PIDS);
         Ok(pids)
@@ -179,11 +171,7 @@ impl Agent {
             container_id: container.to_owned(),
             ..Default::default()
         };
-        let answer = self
-            .client
-            .stats(with_duration(QUICK), &request)
-            .await
-            .map_err(|e| failed("Stats", e))?;
+        let answer = within(QUICK, "Stats", self.client.stats(Context::default(), &request)).await?;
         Ok(answer.files.into_iter().take(MAX_FILES).collect())
     }
 
@@ -193,10 +181,7 @@ impl Agent {
             frozen,
             ..Default::default()
         };
-        self.client
-            .set_frozen(with_duration(QUICK), &request)
-            .await
-            .map_err(|e| failed("SetFrozen", e))?;
+        within(QUICK, "SetFrozen", self.client.set_frozen(Context::default(), &request)).await?;
         Ok(())
     }
 
@@ -216,16 +201,17 @@ impl Agent {
             step,
             ..Default::default()
         };
-        let answer = self.client.sync_clock(with_duration(QUICK), &request).await;
-        Ok(answer.map_err(|e| failed("SyncClock", e))?.offset_ns)
+        let answer = within(QUICK, "SyncClock", self.client.sync_clock(Context::default(), &request)).await?;
+        Ok(answer.offset_ns)
     }
 
     pub(crate) async fn shutdown(&self, timeout: Duration) -> Result<()> {
-        let answer = self
-            .client
-            .shutdown(with_duration(timeout), &message::Empty::default())
-            .await;
-        answer.map_err(|e| failed("Shutdown", e))?;
+        within(
+            timeout,
+            "Shutdown",
+            self.client.shutdown(Context::default(), &message::Empty::default()),
+        )
+        .await?;
         Ok(())
     }
 }
@@ -255,6 +241,18 @@ fn realtime_ns() -> u64 {
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// A call that takes at most `limit`.
+async fn within<T>(limit: Duration, call: &str, answer: impl Future<Output = ttrpc::Result<T>>) -> Result<T> {
+    match tokio::time::timeout(limit, answer).await {
+        Ok(answer) => answer.map_err(|e| failed(call, e)),
+        Err(_) => Err(late(call)),
+    }
+}
+
+fn late(call: &str) -> Error {
+    Error::timeout(format!("the agent in the guest did not answer {call} in time"))
+}
+
 /// The agent's own errors are shown as they are; what fails on the way is told apart.
 fn failed(call: &str, error: ttrpc::Error) -> Error {
     use ttrpc::Code;
@@ -266,7 +264,7 @@ fn failed(call: &str, error: ttrpc::Error) -> Error {
                 Code::FAILED_PRECONDITION => ErrorKind::FailedPrecondition,
                 Code::INVALID_ARGUMENT => ErrorKind::InvalidArgument,
                 Code::DEADLINE_EXCEEDED => {
-                    return Error::timeout(format!("the agent in the guest did not answer {call} in time"));
+                    return late(call);
                 }
                 _ => ErrorKind::Internal,
             };

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::calls::Pod;
 use super::container::Prepared;
-use super::machine::{Ground, Machine};
+use super::machine::Ground;
 use super::numbers::Numbers;
 use super::process::KILLED;
 use super::types::{ContainerSpec, PodEvent, PodSpec};
@@ -21,6 +21,7 @@ use crate::agent_client::Agent;
 use crate::clock;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result, blocking};
+use crate::phase;
 use crate::vmm_client::Vmm;
 
 /// Pause between two tries to reach an agent that is not there yet.
@@ -72,7 +73,7 @@ async fn launch(
     first: Option<ContainerSpec>,
     config: &Config,
     undo: &mut Undo,
-) -> Result<(Machine, Agent, Option<Prepared>, Parts)> {
+) -> Result<(Vmm, Agent, Option<Prepared>, Parts)> {
     let (ground, early) = {
         let (spec, config) = (spec.clone(), config.clone());
         let work = move || {
@@ -98,7 +99,11 @@ async fn launch(
     };
     let container = async {
         match first {
-            Some(first) => Prepared::on_host(first, share.clone()).await.map(Some),
+            Some(first) => {
+                let prepared = Prepared::on_host(first, share.clone()).await?;
+                phase::over("mounts", &spec.id);
+                Ok(Some(prepared))
+            }
             None => Ok(None),
         }
     };
@@ -118,47 +123,49 @@ async fn launch(
 }
 
 /// Kills a machine that nobody uses yet and waits for its end, so that its cgroup and share can be removed.
-async fn bury(machine: &Machine) {
-    machine.vmm.kill();
-    machine.vmm.ended().await;
+async fn bury(vmm: &Vmm) {
+    vmm.kill();
+    vmm.ended().await;
 }
 
 /// The agent answers some time after the kernel started; until then the guest refuses or does not answer.
-async fn reach_agent(machine: &Machine, spec: &PodSpec, config: &Config, deadline: Instant) -> Result<Agent> {
-    let vmm = &machine.vmm;
-    let late = || {
-        let console = if config.verbose_console {
-            format!("see {}", machine.folder.console_log().display())
-        } else {
-            "set verbose_console = true in the config file to see the guest's kernel".to_owned()
-        };
-        Error::timeout(format!(
-            "the agent in the guest did not answer within {} s (boot_timeout_s); {console}",
-            config.boot_timeout_s
-        ))
-    };
+async fn reach_agent(vmm: &Vmm, spec: &PodSpec, config: &Config, deadline: Instant) -> Result<Agent> {
     let left = || deadline.saturating_duration_since(Instant::now());
     let stream = loop {
         match vmm.connect(CONTROL_PORT, left()).await {
             Ok(stream) => break stream,
             Err(error) if error.kind() == ErrorKind::Unavailable => return Err(error),
-            Err(error) if left().is_zero() => return Err(late().caused_by(error)),
+            Err(_) if left().is_zero() => return Err(silent(vmm, config).await),
             Err(_) => tokio::time::sleep(CONNECT_RETRY).await,
         }
     };
     let agent = Agent::new(stream)?;
     let hostname = spec.hostname.as_deref().unwrap_or_default();
-    tokio::select! {
-        answer = agent.hello(hostname, entropy()?, left().max(Duration::from_millis(1))) => {
-            let (version, kernel) = answer.map_err(|error| match error.kind() {
-                ErrorKind::DeadlineExceeded => late(),
-                _ => error,
-            })?;
+    let answer = tokio::select! {
+        answer = agent.hello(hostname, entropy()?, left().max(Duration::from_millis(1))) => answer,
+        end = vmm.ended() => {
+            return Err(Error::unavailable(format!("the microVM ended before its agent answered: {}", end.reason)));
+        }
+    };
+    match answer {
+        Ok((version, kernel)) => {
             tracing::info!("pod {}: agent {version} on Linux {kernel} answers", spec.id);
             Ok(agent)
         }
-        end = vmm.ended() => Err(Error::unavailable(format!("the microVM ended before its agent answered: {}", end.reason))),
+        Err(error) if error.kind() == ErrorKind::DeadlineExceeded => Err(silent(vmm, config).await),
+        Err(error) => Err(error),
     }
+}
+
+/// The error of an agent that does not answer in time, with the guest's last words. Ends the machine.
+async fn silent(vmm: &Vmm, config: &Config) -> Error {
+    let seconds = config.boot_timeout_s;
+    let end = vmm.hang_up().await;
+    Error::timeout(format!(
+        "the agent in the guest did not answer within {seconds} s (boot_timeout_s; verbose_console = true in the config file shows \
+         all that the guest's kernel says); {}",
+        end.reason
+    ))
 }
 
 fn entropy() -> Result<Vec<u8>> {
@@ -170,15 +177,15 @@ fn entropy() -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn assemble(machine: Machine, agent: Agent, undo: Undo, parts: Parts) -> Booted {
+fn assemble(vmm: Vmm, agent: Agent, undo: Undo, parts: Parts) -> Booted {
     let (events, receiver) = mpsc::unbounded_channel();
-    let vmm_pid = machine.vmm.pid();
+    let vmm_pid = vmm.pid();
     let pod = Arc::new_cyclic(|me| Pod {
         me: me.clone(),
         id: parts.spec.id,
         cgroup: parts.spec.cgroup_path,
         share: parts.share,
-        vmm: machine.vmm,
+        vmm,
         agent,
         containers: Mutex::new(BTreeMap::new()),
         numbers: Mutex::new(Numbers::new(vmm_pid)),

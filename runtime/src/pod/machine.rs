@@ -28,12 +28,6 @@ const ALL_IDS: IdExtent = IdExtent {
     count: u32::MAX,
 };
 
-/// A running machine without any knowledge of containers.
-pub(super) struct Machine {
-    pub(super) vmm: Vmm,
-    pub(super) folder: PodFolder,
-}
-
 /// What is there before the vmm is: folder, share, cgroup's name on record.
 pub(super) struct Ground {
     folder: PodFolder,
@@ -66,7 +60,7 @@ impl Ground {
     }
 
     /// Starts the vmm and waits until its vCPUs run. Takes `undo` along: what it did is on it also when it fails.
-    pub(super) async fn start(self, spec: &PodSpec, config: &Config, undo: &mut Undo) -> Result<Machine> {
+    pub(super) async fn start(self, spec: &PodSpec, config: &Config, undo: &mut Undo) -> Result<Vmm> {
         let Ground {
             folder,
             mut record,
@@ -110,7 +104,7 @@ impl Ground {
         blocking("recording the pod", move || at.write_record(&record)).await?;
         let vmm = jailed.booted().await?;
         phase::over("kernel", &spec.id);
-        Ok(Machine { vmm, folder })
+        Ok(vmm)
     }
 }
 

@@ -29,6 +29,14 @@ pub(crate) struct End {
     pub(crate) reason: String,
 }
 
+/// What the session is asked to do.
+enum Order {
+    /// Send a request.
+    Send(Pending),
+    /// Send nothing more, which ends the machine with a report.
+    HangUp,
+}
+
 /// A request on its way to the session.
 struct Pending {
     request: Request,
@@ -36,10 +44,13 @@ struct Pending {
     answer: oneshot::Sender<Reply>,
 }
 
+/// How long a machine may take to report its end after it was hung up on.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// A booted machine. Its end is seen by a task of its own; dropping this does not kill it.
 pub(crate) struct Vmm {
     process: Arc<PidFd>,
-    requests: mpsc::UnboundedSender<Pending>,
+    orders: mpsc::UnboundedSender<Order>,
     end: watch::Receiver<Option<End>>,
 }
 
@@ -69,6 +80,19 @@ impl Vmm {
         let _ = self.process.signal(nix::sys::signal::Signal::SIGKILL);
     }
 
+    /// Ends a machine that does not do what it should; the reason that it gives holds the last console lines.
+    pub(crate) async fn hang_up(&self) -> End {
+        // Without a session it has ended already.
+        let _ = self.orders.send(Order::HangUp);
+        match tokio::time::timeout(REPORT_TIMEOUT, self.ended()).await {
+            Ok(end) => end,
+            Err(_) => {
+                self.kill();
+                self.ended().await
+            }
+        }
+    }
+
     /// Opens a vsock stream to the guest.
     pub(crate) async fn connect(&self, port: u32, timeout: Duration) -> Result<UnixStream> {
         let pair = || -> io::Result<(UnixStream, UnixStream)> {
@@ -92,7 +116,7 @@ impl Vmm {
             _ => "a request to the microVM's monitor".to_owned(),
         };
         let (answer, answered) = oneshot::channel();
-        if self.requests.send(Pending { request, fds, answer }).is_err() {
+        if self.orders.send(Order::Send(Pending { request, fds, answer })).is_err() {
             return Err(self.gone(&what).await);
         }
         match tokio::time::timeout(timeout, answered).await {

@@ -1,14 +1,18 @@
 //! From the program to a booted machine.
 
+// One descriptor has to survive into the new program, which needs a step between fork and exec.
+#![allow(unsafe_code)]
+
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bulkhead_vmm_control::{Channel, ChannelError, Reply, Request, VmSpec};
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::wait::WaitStatus;
 use tokio::io::{AsyncBufReadExt, BufReader, Interest};
 use tokio::net::unix::pipe;
@@ -75,13 +79,17 @@ impl Spawned {
     pub(crate) fn spawn(program: &Path) -> Result<Spawned> {
         let (ours, theirs) =
             Channel::pair().map_err(|e| Error::internal("cannot make the control socket").caused_by(e))?;
+        let theirs = theirs.into_fd();
         let mut command = Command::new(program);
-        // The control socket is handed over as standard input: the one way without a step between fork and exec.
-        command.args(["--control-fd", "0"]).env_clear().current_dir("/");
         command
-            .stdin(Stdio::from(theirs.into_fd()))
+            .args(["--control-fd", &theirs.as_raw_fd().to_string()])
+            .env_clear()
+            .current_dir("/");
+        command
+            .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
+        keep_open_in(&mut command, theirs.as_raw_fd());
         let child = command.spawn().map_err(|e| {
             Error::internal(format!(
                 "cannot start the monitor {} (check \"vmm\" in the config file)",
@@ -211,10 +219,10 @@ impl Jailed {
         }
         // From here on the session sees to its end.
         self.inner.release();
-        let (requests, queue) = mpsc::unbounded_channel();
+        let (orders, queue) = mpsc::unbounded_channel();
         let (ended, end) = watch::channel(None);
         tokio::spawn(session::run(self.channel, process.clone(), self.tail, queue, ended));
-        Ok(Vmm { process, requests, end })
+        Ok(Vmm { process, orders, end })
     }
 }
 
@@ -302,6 +310,17 @@ pub(super) fn status_text(status: Option<WaitStatus>) -> String {
         Some(WaitStatus::Signaled(_, signal, _)) => format!("killed by {signal}"),
         _ => "exit status unknown".to_owned(),
     }
+}
+
+/// Lets the new program have `fd`, which stays close-on-exec here: other programs that are started at the same time do not get it.
+fn keep_open_in(command: &mut Command, fd: RawFd) {
+    let keep = move || {
+        // SAFETY: called in the child before exec, where `fd` is the parent's open socket; it lives until the spawn is over.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        Ok(fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty())).map(drop)?)
+    };
+    // SAFETY: between fork and exec it does nothing but one fcntl, which is async-signal-safe and allocates nothing.
+    unsafe { command.pre_exec(keep) };
 }
 
 fn set_nonblocking(fd: BorrowedFd<'_>) -> Result<(), nix::errno::Errno> {

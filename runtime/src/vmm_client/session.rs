@@ -2,14 +2,15 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
 use bulkhead_vmm_control::{Channel, ChannelError, Reply, Request, StopReason};
+use nix::sys::socket::{Shutdown, shutdown};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::process::{END_TIMEOUT, Tail, status_text, tail_text};
-use super::{End, Pending};
+use super::{End, Order, Pending};
 use crate::pidfd::PidFd;
 use crate::watched::Watched;
 
@@ -55,22 +56,26 @@ pub(super) async fn run(
     channel: Socket,
     process: Arc<PidFd>,
     tail: Tail,
-    mut queue: mpsc::UnboundedReceiver<Pending>,
+    mut queue: mpsc::UnboundedReceiver<Order>,
     ended: watch::Sender<Option<End>>,
 ) {
     let mut waiting: VecDeque<oneshot::Sender<Reply>> = VecDeque::new();
     let stopped = loop {
         tokio::select! {
-            pending = queue.recv() => {
-                let Some(Pending { request, fds, answer }) = pending else {
-                    break Some(End { orderly: false, reason: "nobody needs it any more".into() });
-                };
-                let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-                match send(&channel, &request, &borrowed).await {
-                    Ok(()) => waiting.push_back(answer),
-                    Err(error) => tracing::warn!("monitor {}: {error}", process.pid()),
+            order = queue.recv() => match order {
+                Some(Order::Send(Pending { request, fds, answer })) => {
+                    let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+                    match send(&channel, &request, &borrowed).await {
+                        Ok(()) => waiting.push_back(answer),
+                        Err(error) => tracing::warn!("monitor {}: {error}", process.pid()),
+                    }
                 }
-            }
+                Some(Order::HangUp) => {
+                    // Only our direction: its report still comes. Fails when it has gone already.
+                    let _ = shutdown(channel.get_ref().as_fd().as_raw_fd(), Shutdown::Write);
+                }
+                None => break Some(End { orderly: false, reason: "nobody needs it any more".into() }),
+            },
             reply = receive(&channel) => match reply {
                 Ok(Reply::Stopped(reason)) => break Some(describe(&reason)),
                 Ok(reply) => match waiting.pop_front() {

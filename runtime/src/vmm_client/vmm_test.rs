@@ -24,11 +24,11 @@ fn machine() -> (Vmm, Channel) {
     fcntl(ours.as_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
     let child = Command::new("sleep").arg("100").spawn().unwrap();
     let process = Arc::new(PidFd::open(child.id()).unwrap());
-    let (requests, queue) = mpsc::unbounded_channel();
+    let (orders, queue) = mpsc::unbounded_channel();
     let (ended, end) = watch::channel(None);
     let socket = watch_fd(ours, Interest::READABLE | Interest::WRITABLE).unwrap();
     tokio::spawn(session::run(socket, process.clone(), Default::default(), queue, ended));
-    (Vmm { process, requests, end }, theirs)
+    (Vmm { process, orders, end }, theirs)
 }
 
 fn spec() -> VmSpec {
@@ -116,6 +116,29 @@ async fn the_end_is_told_to_everybody_with_its_reason() {
 }
 
 #[tokio::test]
+async fn a_machine_that_is_hung_up_on_reports_its_console() {
+    let (vmm, monitor) = machine();
+    let fake = std::thread::spawn(move || {
+        assert!(monitor.receive::<Request>().is_err());
+        let message = "the runtime closed the control socket".to_owned();
+        let report = StopReason::Failed {
+            message,
+            console: "VFS: cannot mount".into(),
+        };
+        monitor.send(&Reply::Stopped(report), &[]).unwrap();
+    });
+    let end = vmm.hang_up().await;
+    fake.join().unwrap();
+    assert!(end.reason.contains("VFS: cannot mount"), "{}", end.reason);
+}
+
+#[tokio::test]
+async fn a_machine_that_does_not_hear_is_killed() {
+    let (vmm, _monitor) = machine();
+    assert!(vmm.hang_up().await.reason.contains("SIGKILL"));
+}
+
+#[tokio::test]
 async fn a_monitor_that_breaks_the_protocol_is_killed() {
     for broken in [&b"\xff\xff\xff"[..], &postcard_reply_done()] {
         let (vmm, monitor) = machine();
@@ -149,7 +172,7 @@ async fn a_program_that_is_no_monitor_is_named_with_what_it_said() {
         .unwrap()
         .to_string();
     assert!(
-        error.contains("exit status 2") && error.contains("--control-fd"),
+        error.contains("exit status 2") && error.contains("Illegal option"),
         "{error}"
     );
 }
