@@ -170,3 +170,77 @@ pub fn watched(fd: OwnedFd, interest: Interest) -> std::io::Result<AsyncFd<Owned
     // SAFETY: an OwnedFd names the same open descriptor for as long as it lives, and the AsyncFd owns it.
     Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
 }
+
+/// `struct bpf_insn` of linux/bpf.h.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BpfInstruction {
+    /// Operation.
+    pub code: u8,
+    /// Destination register in the lower half, source register in the upper one.
+    pub registers: u8,
+    /// Of a jump or of memory.
+    pub offset: i16,
+    /// Operand.
+    pub immediate: i32,
+}
+
+/// The first fields of `union bpf_attr` for BPF_PROG_LOAD.
+#[repr(C)]
+struct BpfLoad {
+    program_type: u32,
+    instruction_count: u32,
+    instructions: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buffer: u64,
+}
+
+/// The first fields of `union bpf_attr` for BPF_PROG_ATTACH.
+#[repr(C)]
+struct BpfAttach {
+    target: i32,
+    program: i32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// Numbers of linux/bpf.h.
+const BPF_PROG_LOAD: libc::c_int = 5;
+const BPF_PROG_ATTACH: libc::c_int = 8;
+const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
+const BPF_CGROUP_DEVICE: u32 = 6;
+/// The programs of a container's own groups are asked as well.
+const BPF_F_ALLOW_MULTI: u32 = 2;
+
+/// Loads a program that decides about devices.
+pub fn load_device_program(instructions: &[BpfInstruction]) -> nix::Result<OwnedFd> {
+    let request = BpfLoad {
+        program_type: BPF_PROG_TYPE_CGROUP_DEVICE,
+        instruction_count: u32::try_from(instructions.len()).map_err(|_| Errno::E2BIG)?,
+        instructions: instructions.as_ptr() as u64,
+        license: c"Apache-2.0".as_ptr() as u64,
+        log_level: 0,
+        log_size: 0,
+        log_buffer: 0,
+    };
+    // SAFETY: the request has the size given and points to a whole program and a terminated string, both of which outlive the call.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &request, size_of::<BpfLoad>()) };
+    let fd = Errno::result(fd)?;
+    // SAFETY: the kernel has just returned this descriptor to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Attaches such a program to a cgroup. It stays until the group is removed.
+pub fn attach_device_program(cgroup: impl AsFd, program: impl AsFd) -> nix::Result<()> {
+    let request = BpfAttach {
+        target: cgroup.as_fd().as_raw_fd(),
+        program: program.as_fd().as_raw_fd(),
+        attach_type: BPF_CGROUP_DEVICE,
+        flags: BPF_F_ALLOW_MULTI,
+    };
+    // SAFETY: the request has the size given and outlives the call.
+    let done = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, &request, size_of::<BpfAttach>()) };
+    Errno::result(done).map(drop)
+}

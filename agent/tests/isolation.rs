@@ -148,3 +148,21 @@ async fn oom_score_starts_from_zero_and_follows_the_spec() {
     spec["process"]["oomScoreAdj"] = 500.into();
     assert_eq!(run(&pod, &spec).await, "500\n");
 }
+
+#[tokio::test]
+async fn devices_beyond_the_rules_can_be_made_but_not_opened() {
+    let pod = Pod::start().await;
+    let script = "mknod /run/mem c 1 1 && cat /run/mem; mknod /run/zero c 1 5 && head -c 3 /run/zero | wc -c";
+    let mut spec = spec(&["sh", "-c", script]);
+    let run_mount = spec["mounts"]
+        .as_array_mut()
+        .unwrap()
+        .iter_mut()
+        .find(|mount| mount["destination"] == "/run");
+    run_mount.unwrap()["options"] = json!(["nosuid", "dev", "mode=755"]);
+    let text = run(&pod, &spec).await;
+    assert!(
+        text.contains("can't open '/run/mem': Operation not permitted") && text.contains("3\n"),
+        "{text}"
+    );
+}

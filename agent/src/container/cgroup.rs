@@ -125,6 +125,11 @@ impl Cgroup {
         &self.name
     }
 
+    /// The group's directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The file that a process is moved into the group with.
     pub fn procs_file(&self) -> PathBuf {
         self.path.join("cgroup.procs")
@@ -135,8 +140,9 @@ impl Cgroup {
         self.path.join("memory.events")
     }
 
-    /// Writes the limits of a spec.
+    /// Writes the limits of a spec and binds the group to its rules for devices.
     pub fn apply(&self, resources: &LinuxResources) -> Result<()> {
+        super::devices::restrict(self, resources.devices().as_deref().unwrap_or_default())?;
         for limit in limits::files(resources, |file| self.path.join(file).exists()) {
             fs::write(self.path.join(&limit.file), &limit.value).map_err(|source| CgroupError::Limit {
                 file: limit.file,

@@ -5,6 +5,7 @@
 
 pub mod cgroup;
 pub mod create;
+mod devices;
 pub mod exec;
 pub mod helper;
 mod limits;
@@ -216,11 +217,10 @@ impl Containers {
     ) -> Result<Arc<Container>> {
         let id = request.container_id.as_str();
         let adapted = spec::adapt(parsed, cgroup, joined)?;
-        if let Some(resources) = &adapted.resources {
-            cgroup
-                .apply(resources)
-                .map_err(|error| Error::internal(format!("container {id:?}"), &error))?;
-        }
+        let resources = adapted.resources.unwrap_or_default();
+        cgroup
+            .apply(&resources)
+            .map_err(|error| Error::internal(format!("container {id:?}"), &error))?;
         std::fs::create_dir_all(directory).map_err(|error| Error::internal("container state", &error))?;
         let (ends, prepared) = stdio::prepare(&self.streams, &request.stdio).await?;
         let seccomp = spec::seccomp(&adapted.spec);
