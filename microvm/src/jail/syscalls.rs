@@ -18,6 +18,7 @@ const BASE: &[i64] = &[
     libc::SYS_close,
     libc::SYS_exit,
     libc::SYS_exit_group,
+    libc::SYS_fcntl,
     libc::SYS_futex,
     libc::SYS_getpid,
     libc::SYS_getrandom,
@@ -44,7 +45,7 @@ const BASE: &[i64] = &[
 ];
 
 /// Duplicating descriptors: queue events and disks are handed to workers.
-const DUPLICATE: &[i64] = &[libc::SYS_fcntl, libc::SYS_dup, libc::SYS_eventfd2];
+const DUPLICATE: &[i64] = &[libc::SYS_dup, libc::SYS_eventfd2];
 
 /// What the activation of the file server's device adds: its queues are watched from then on.
 const ACTIVATE: &[i64] = &[libc::SYS_epoll_create1, libc::SYS_epoll_ctl];
@@ -62,7 +63,6 @@ const STREAMS: &[i64] = &[
     libc::SYS_epoll_pwait,
     libc::SYS_epoll_wait,
     libc::SYS_eventfd2,
-    libc::SYS_fcntl,
     libc::SYS_readv,
     libc::SYS_recvfrom,
     libc::SYS_recvmsg,
@@ -91,7 +91,6 @@ const FILES: &[i64] = &[
     libc::SYS_fchmodat2,
     libc::SYS_fchown,
     libc::SYS_fchownat,
-    libc::SYS_fcntl,
     libc::SYS_fdatasync,
     libc::SYS_fgetxattr,
     libc::SYS_flistxattr,
