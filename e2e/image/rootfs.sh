@@ -34,8 +34,8 @@ base_build() {
 
 # disk_artefact FLAVOUR BASE KERNEL KEY: prints the folder with disk.raw, which lets the holder of the ssh key KEY in.
 disk_artefact() {
-    artefact "disk-$1" "$(hash_of "$IMAGE_DIR/rootfs.sh" "$IMAGE_DIR/files" "$1" "${2##*/}" "${3##*/}" "$4.pub")" \
-        disk_build "$@"
+    artefact "disk-$1" "$(hash_of "$IMAGE_DIR/rootfs.sh" "$IMAGE_DIR/files/common" "$IMAGE_DIR/files/$1" "$1" \
+        "$REPO/configs/containerd-2.toml" "$REPO/configs/docker-daemon.json" "${2##*/}" "${3##*/}" "$4.pub")" disk_build "$@"
 }
 
 disk_build() {
@@ -50,7 +50,12 @@ disk_fill() {
         rsync -rlp --chown=root:root --chmod=D755 "$tree/" "$root/" || return
     done
     rsync -rlp --chown=root:root "$kernel/modules/lib/modules" "$root/usr/lib/" || return
-    mkdir -p "$root"/{repo,shared,images,etc/containerd/conf.d,root/.ssh} || return
+    mkdir -p "$root"/{repo,shared,images,etc/docker,etc/containerd/conf.d,root/.ssh} || return
+    # The files that Bulkhead ships for containerd and Docker are tried as they are.
+    cp "$REPO/configs/docker-daemon.json" "$root/etc/docker/daemon.json" || return
+    if [[ $flavour == forky ]]; then
+        cp "$REPO/configs/containerd-2.toml" "$root/etc/containerd/conf.d/bulkhead.toml" || return
+    fi
     chmod 700 "$root/root/.ssh"
     cp "$key.pub" "$root/root/.ssh/authorized_keys" || return
     rm -f "$root"/etc/ssh/ssh_host_* "$root/sbin/init" "$root/etc/resolv.conf" "$root/etc/hosts" "$root/etc/hostname" \
