@@ -49,7 +49,8 @@ pub fn join(namespace: &str, pod: &str, asked: Option<&str>) -> io::Result<Optio
 impl OwnCgroup {
     /// Goes back and removes the cgroup.
     pub fn leave(&self) {
-        if let Err(error) = enter(&self.origin) {
+        // Its former cgroup can be gone when containerd was restarted.
+        if let Err(error) = enter(&self.origin).or_else(|_| enter(Path::new(ROOT))) {
             tracing::debug!(%error, "cannot leave the shim's cgroup");
         }
         remove_folder(&self.folder);

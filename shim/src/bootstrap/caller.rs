@@ -21,7 +21,7 @@ use protobuf::well_known_types::any::Any;
 use crate::cli::Call;
 
 /// Answers of `PUBLISH_BINARY --version`, one file for each program.
-const CACHE: &str = "/run/bulkhead/.callers";
+const CACHE: &str = "/run/bulkhead-callers";
 
 /// How long containerd may take to say its version.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(2);

@@ -57,8 +57,8 @@ pub fn oom_score_beside_containerd() -> Option<i32> {
     Some((score + 1).min(OOM_SCORE_ADJ_MAX))
 }
 
-/// Starts the server and waits until it is ready; gives its pid.
-pub fn spawn(launch: &Launch, listener: UnixListener) -> Result<u32> {
+/// Starts the server and waits until it is ready.
+pub fn spawn(launch: &Launch, listener: UnixListener) -> Result<Child> {
     let name = OsStr::new("containerd-shim-bulkhead-v2");
     let program = own_program()?;
     let mut command = Command::new(&program);
@@ -84,7 +84,7 @@ pub fn spawn(launch: &Launch, listener: UnixListener) -> Result<u32> {
         let _ = child.kill();
         let _ = child.wait();
     }
-    ready.map(|()| child.id())
+    ready.map(|()| child)
 }
 
 /// The path of this program, which names the server in process lists; by its inode when an upgrade has replaced the path.

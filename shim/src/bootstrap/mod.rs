@@ -17,6 +17,7 @@ mod socket;
 
 use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
+use std::process::Child;
 
 use anyhow::{Context, Result, bail};
 use bulkhead_runtime::config::Config;
@@ -50,6 +51,7 @@ pub fn start(call: &Call) -> Result<()> {
     let address = socket_address(call, &caller, membership.pod_id().as_str());
     let socket = socket::path_of(&address)?;
 
+    write_address(&bundle, &address)?;
     match &membership {
         Membership::Joins { pod, .. } if socket::is_alive(&socket) => {
             tracing::debug!(%pod, "joins a living pod");
@@ -73,14 +75,13 @@ pub fn start(call: &Call) -> Result<()> {
                 options,
                 started_us,
             };
-            let started = launch::spawn(&launch, listener).and_then(|pid| write_pid(&bundle, pid));
+            let started = launch::spawn(&launch, listener).and_then(|server| record_pid(server, &bundle));
             if started.is_err() {
                 socket::remove(&socket);
             }
             started?;
         }
     }
-    write_address(&bundle, &address)?;
     let answer = caller.answer(&address)?;
     let mut stdout = std::io::stdout().lock();
     stdout
@@ -139,9 +140,15 @@ fn record_config(bundle: &Path, options: &RuntimeOptions) -> Result<()> {
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn write_pid(bundle: &Path, pid: u32) -> Result<()> {
+/// For `delete`. A server whose pid cannot be recorded is not left behind.
+fn record_pid(mut server: Child, bundle: &Path) -> Result<()> {
     let path = bundle.join("shim.pid");
-    std::fs::write(&path, pid.to_string()).with_context(|| format!("cannot write {}", path.display()))
+    let written = std::fs::write(&path, server.id().to_string());
+    if written.is_err() {
+        let _ = server.kill();
+        let _ = server.wait();
+    }
+    written.with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// What containerd piped in; nothing when a person runs the program from a terminal.
