@@ -22,8 +22,10 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 use tokio::task::AbortHandle;
 
-/// Bytes copied at a time: what a pipe holds.
+/// Bytes copied at a time once a stream has shown that it is in a hurry: what a pipe holds.
 const CHUNK: usize = 64 << 10;
+/// Bytes copied at a time until then.
+const FIRST_CHUNK: usize = 4 << 10;
 
 /// The child's ends, in the order of their descriptor numbers.
 pub struct ChildEnds {
@@ -193,12 +195,13 @@ enum Ended {
 
 /// Copies until one side ends. An error of the source is its end.
 async fn copy(source: &AsyncFd<OwnedFd>, sink: &AsyncFd<OwnedFd>) -> Ended {
+    let mut size = FIRST_CHUNK;
     loop {
         let Ok(mut ready) = source.readable().await else {
             return Ended::Source;
         };
         // Only while there is something to copy: an idle stream holds no buffer.
-        let mut buffer = vec![0; CHUNK];
+        let mut buffer = vec![0; size];
         loop {
             match ready.try_io(|fd| read(fd, &mut buffer)) {
                 Err(_would_block) => break,
@@ -206,6 +209,10 @@ async fn copy(source: &AsyncFd<OwnedFd>, sink: &AsyncFd<OwnedFd>) -> Ended {
                     let filled = buffer.get(..count).unwrap_or_default();
                     if write_all(sink, filled).await.is_err() {
                         return Ended::Sink;
+                    }
+                    if count == size && size < CHUNK {
+                        size = CHUNK;
+                        buffer.resize(size, 0);
                     }
                 }
                 Ok(_) => return Ended::Source,

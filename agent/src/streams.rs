@@ -125,3 +125,7 @@ impl Streams {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "streams_test.rs"]
+mod tests;
