@@ -10,7 +10,11 @@ use bulkhead_vmm_control::Channel;
 const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).without_time().with_ansi(false).init();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_ansi(false)
+        .init();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let control_fd = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["--version"] => {
@@ -24,7 +28,11 @@ fn main() -> ExitCode {
         eprintln!("usage: bulkhead-vmm --control-fd N (an inherited SOCK_SEQPACKET socket); the runtime starts it");
         return ExitCode::from(EXIT_USAGE);
     };
-    if control::run(Channel::from_fd(control_fd)) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if control::run(Channel::from_fd(control_fd)) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// Owns an inherited descriptor, if there is one of that number, and keeps it from being inherited further.

@@ -1,6 +1,7 @@
 //! Hardware-reduced ACPI tables: processors, the I/O APIC, one PCI bus with its configuration space, one serial port, and the
 //! registers that power the machine off and reset it.
 
+use acpi_tables::Aml;
 use acpi_tables::aml::{
     AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Name, Package, Path, ResourceTemplate, ZERO,
 };
@@ -11,7 +12,6 @@ use acpi_tables::mcfg::MCFG;
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
-use acpi_tables::Aml;
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
@@ -54,9 +54,14 @@ pub fn write(memory: &GuestMemory, vcpus: u8) -> Result<u64, AcpiError> {
     let tables = tables(ACPI_TABLES.0, vcpus);
     let bytes = tables.len() as u64;
     if bytes > ACPI_TABLES_SIZE {
-        return Err(AcpiError::TooLarge { bytes, room: ACPI_TABLES_SIZE });
+        return Err(AcpiError::TooLarge {
+            bytes,
+            room: ACPI_TABLES_SIZE,
+        });
     }
-    memory.write_slice(&tables, GuestAddress(ACPI_TABLES.0)).map_err(AcpiError::Write)?;
+    memory
+        .write_slice(&tables, GuestAddress(ACPI_TABLES.0))
+        .map_err(AcpiError::Write)?;
     Ok(bytes)
 }
 
@@ -101,7 +106,12 @@ fn fadt(dsdt: u64) -> impl Aml {
 }
 
 fn madt(vcpus: u8) -> impl Aml {
-    let mut table = MADT::new(OEM, OEM_TABLE, OEM_REVISION, LocalInterruptController::Address(LOCAL_APIC));
+    let mut table = MADT::new(
+        OEM,
+        OEM_TABLE,
+        OEM_REVISION,
+        LocalInterruptController::Address(LOCAL_APIC),
+    );
     for id in 0..vcpus {
         table.add_structure(ProcessorLocalApic::new(id, id, EnabledStatus::Enabled));
     }
@@ -142,7 +152,10 @@ fn pci_bus(aml: &mut Vec<u8>) {
             &Name::new("_SEG".into(), &ZERO),
             &Name::new("_BBN".into(), &ZERO),
             &Name::new("_UID".into(), &ZERO),
-            &Name::new("_CRS".into(), &ResourceTemplate::new(vec![&AddressSpace::new_bus_number(0u16, 0), &window])),
+            &Name::new(
+                "_CRS".into(),
+                &ResourceTemplate::new(vec![&AddressSpace::new_bus_number(0u16, 0), &window]),
+            ),
         ],
     )
     .to_aml_bytes(aml);

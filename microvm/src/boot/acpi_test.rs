@@ -30,7 +30,10 @@ fn every_table_is_reachable_and_its_checksum_is_right() {
     assert_eq!(sum(&image[..36]), 0);
     let xsdt = table(&image, u64_at(&image, 24));
     assert_eq!(&xsdt[..4], b"XSDT");
-    let found: Vec<&[u8]> = (36..xsdt.len()).step_by(8).map(|at| table(&image, u64_at(xsdt, at))).collect();
+    let found: Vec<&[u8]> = (36..xsdt.len())
+        .step_by(8)
+        .map(|at| table(&image, u64_at(xsdt, at)))
+        .collect();
     let names: Vec<&[u8]> = found.iter().map(|table| &table[..4]).collect();
     assert_eq!(names, [b"FACP", b"APIC", b"MCFG"]);
     let dsdt = table(&image, u64_at(found[0], 140));

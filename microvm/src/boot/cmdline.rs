@@ -44,7 +44,10 @@ pub fn build(verbose_console: bool, extra: &str) -> Result<String, CmdlineError>
     let line = line.trim_end().to_owned();
     let max = CMDLINE_SIZE - 1;
     if line.len() > max {
-        return Err(CmdlineError::TooLong { length: line.len(), max });
+        return Err(CmdlineError::TooLong {
+            length: line.len(),
+            max,
+        });
     }
     Ok(line)
 }

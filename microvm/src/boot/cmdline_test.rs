@@ -17,5 +17,8 @@ fn a_verbose_console_shows_every_message() {
 fn bad_parameters_are_refused() {
     assert_eq!(build(false, "a\nb"), Err(CmdlineError::Unprintable));
     assert_eq!(build(false, "a\0b"), Err(CmdlineError::Unprintable));
-    assert!(matches!(build(false, &"x".repeat(2048)), Err(CmdlineError::TooLong { .. })));
+    assert!(matches!(
+        build(false, &"x".repeat(2048)),
+        Err(CmdlineError::TooLong { .. })
+    ));
 }

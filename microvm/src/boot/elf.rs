@@ -106,7 +106,13 @@ pub struct LoadedKernel {
 
 /// Loads `kernel` at the physical addresses of its segments.
 pub fn load(memory: &GuestMemory, kernel: &File) -> Result<LoadedKernel, KernelError> {
-    let file_length = kernel.metadata().map_err(|source| KernelError::Read { what: "the size", source })?.len();
+    let file_length = kernel
+        .metadata()
+        .map_err(|source| KernelError::Read {
+            what: "the size",
+            source,
+        })?
+        .len();
     let header: FileHeader = read_at(kernel, 0, "the header")?;
     check_header(&header)?;
     let mut bytes_copied = 0;
@@ -127,7 +133,10 @@ pub fn load(memory: &GuestMemory, kernel: &File) -> Result<LoadedKernel, KernelE
     if !entry_is_loaded {
         return Err(KernelError::NotVmlinux("entry point outside of its segments"));
     }
-    Ok(LoadedKernel { entry: GuestAddress(header.entry), bytes_copied })
+    Ok(LoadedKernel {
+        entry: GuestAddress(header.entry),
+        bytes_copied,
+    })
 }
 
 fn check_header(header: &FileHeader) -> Result<(), KernelError> {
@@ -149,7 +158,13 @@ fn check_header(header: &FileHeader) -> Result<(), KernelError> {
 
 fn check_segment(segment: &ProgramHeader, file_length: u64) -> Result<(), KernelError> {
     let start = segment.physical_address;
-    let error = |problem| Err(KernelError::Segment { start, length: segment.memory_size, problem });
+    let error = |problem| {
+        Err(KernelError::Segment {
+            start,
+            length: segment.memory_size,
+            problem,
+        })
+    };
     if start < HIGH_RAM_START.max(CMDLINE.0 + CMDLINE_SIZE as u64) {
         return error("lies below 1 MiB");
     }
@@ -167,7 +182,13 @@ fn check_segment(segment: &ProgramHeader, file_length: u64) -> Result<(), Kernel
 
 /// Maps the whole pages and copies the edges; returns the number of bytes copied.
 fn load_segment(memory: &GuestMemory, kernel: &File, segment: &ProgramHeader) -> Result<u64, KernelError> {
-    let ProgramHeader { physical_address: start, offset, file_size, memory_size, .. } = *segment;
+    let ProgramHeader {
+        physical_address: start,
+        offset,
+        file_size,
+        memory_size,
+        ..
+    } = *segment;
     if memory.check_range_of(start, memory_size).is_none() {
         return Err(KernelError::Segment {
             start,
@@ -176,11 +197,21 @@ fn load_segment(memory: &GuestMemory, kernel: &File, segment: &ProgramHeader) ->
         });
     }
     let congruent = start % PAGE_SIZE == offset % PAGE_SIZE;
-    let head = if congruent { (start.next_multiple_of(PAGE_SIZE) - start).min(file_size) } else { file_size };
+    let head = if congruent {
+        (start.next_multiple_of(PAGE_SIZE) - start).min(file_size)
+    } else {
+        file_size
+    };
     let mapped = (file_size - head) / PAGE_SIZE * PAGE_SIZE;
     let tail = file_size - head - mapped;
     copy(memory, kernel, start, offset, head)?;
-    ram::lay_file_over(memory, GuestAddress(start + head), mapped as usize, kernel, offset + head)?;
+    ram::lay_file_over(
+        memory,
+        GuestAddress(start + head),
+        mapped as usize,
+        kernel,
+        offset + head,
+    )?;
     copy(memory, kernel, start + head + mapped, offset + head + mapped, tail)?;
     Ok(head + tail)
 }
@@ -193,9 +224,14 @@ fn copy(memory: &GuestMemory, kernel: &File, to: u64, offset: u64, length: u64) 
         let chunk = buffer.get_mut(..step).unwrap_or_default();
         kernel
             .read_exact_at(chunk, offset + done)
-            .map_err(|source| KernelError::Read { what: "a segment", source })?;
+            .map_err(|source| KernelError::Read {
+                what: "a segment",
+                source,
+            })?;
         let at = to + done;
-        memory.write_slice(chunk, GuestAddress(at)).map_err(|source| KernelError::Copy { at, source })?;
+        memory
+            .write_slice(chunk, GuestAddress(at))
+            .map_err(|source| KernelError::Copy { at, source })?;
         done += step as u64;
     }
     Ok(())
@@ -220,7 +256,9 @@ trait RangeOf {
 impl RangeOf for GuestMemory {
     fn check_range_of(&self, start: u64, length: u64) -> Option<()> {
         let length = usize::try_from(length).ok()?;
-        vm_memory::GuestMemory::get_slice(self, GuestAddress(start), length).ok().map(drop)
+        vm_memory::GuestMemory::get_slice(self, GuestAddress(start), length)
+            .ok()
+            .map(drop)
     }
 }
 

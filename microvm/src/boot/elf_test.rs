@@ -52,11 +52,21 @@ fn whole_pages_are_mapped_and_only_the_tail_is_copied() {
     let memory = ram::reserve(&Layout::new(64)).unwrap();
     let kernel = image(header(0x100_0000, 1), &[segment(0x100_0000, 0x1000, 0x2010, 0x5000)], 8);
     let loaded = load(&memory, &kernel).unwrap();
-    assert_eq!(loaded, LoadedKernel { entry: GuestAddress(0x100_0000), bytes_copied: 0x10 });
+    assert_eq!(
+        loaded,
+        LoadedKernel {
+            entry: GuestAddress(0x100_0000),
+            bytes_copied: 0x10
+        }
+    );
     assert_eq!(byte(&memory, 0x100_0000), 1);
     assert_eq!(byte(&memory, 0x100_1fff), 2);
     assert_eq!(byte(&memory, 0x100_200f), 3);
-    assert_eq!(byte(&memory, 0x100_2010), 0, "what follows in the file must not leak into the bss");
+    assert_eq!(
+        byte(&memory, 0x100_2010),
+        0,
+        "what follows in the file must not leak into the bss"
+    );
 }
 
 #[test]
@@ -88,10 +98,16 @@ fn what_is_no_kernel_is_refused_with_a_reason() {
     let good = segment(0x100_0000, 0x1000, 0x1000, 0x1000);
     assert!(refuse(image(header(0x200_0000, 1), &[good], 4)).contains("entry point"));
     let cases = [
-        (segment(0x100_0000, 0x1000, 0x10_0000, 0x10_0000), "beyond the end of the file"),
+        (
+            segment(0x100_0000, 0x1000, 0x10_0000, 0x10_0000),
+            "beyond the end of the file",
+        ),
         (segment(0x100_0000, 0x1000, 0x2000, 0x1000), "larger in the file"),
         (segment(0x8000, 0x1000, 0x1000, 0x1000), "below 1 MiB"),
-        (segment(0x100_0000, u64::MAX, 0x1000, 0x1000), "beyond the end of the file"),
+        (
+            segment(0x100_0000, u64::MAX, 0x1000, 0x1000),
+            "beyond the end of the file",
+        ),
         (segment(0x100_0000, 0x1000, 0x1000, u64::MAX), "wraps around"),
         (segment(0x100_0000, 0x1000, 0x1000, 1 << 40), "give the machine more"),
     ];

@@ -59,8 +59,11 @@ pub struct ParamsError {
 
 /// The memory map that the guest is told, ascending.
 pub fn e820(layout: &Layout, agent_image_bytes: u64) -> Vec<(u64, u64, E820)> {
-    let mut map: Vec<(u64, u64, E820)> =
-        layout.usable().into_iter().map(|(start, length)| (start, length, E820::Ram)).collect();
+    let mut map: Vec<(u64, u64, E820)> = layout
+        .usable()
+        .into_iter()
+        .map(|(start, length)| (start, length, E820::Ram))
+        .collect();
     map.push((LOW_RAM_END, HIGH_RAM_START - LOW_RAM_END, E820::Reserved));
     map.push((AGENT_IMAGE.0, agent_image_bytes, E820::LegacyPmem));
     map.push((PCI_ECAM, PCI_ECAM_SIZE, E820::Reserved));
@@ -95,10 +98,18 @@ pub fn write(
         writer.put(page, GuestAddress(entry.0 + 16), &(*kind as u32).to_le_bytes())?;
     }
     writer.put("the command line", CMDLINE, cmdline.as_bytes())?;
-    let header: Vec<u8> =
-        [&0u64.to_le_bytes()[..], &SETUP_RNG_SEED.to_le_bytes(), &(SEED_BYTES as u32).to_le_bytes()].concat();
+    let header: Vec<u8> = [
+        &0u64.to_le_bytes()[..],
+        &SETUP_RNG_SEED.to_le_bytes(),
+        &(SEED_BYTES as u32).to_le_bytes(),
+    ]
+    .concat();
     writer.put("the random seed", SETUP_DATA, &header)?;
-    writer.put("the random seed", GuestAddress(SETUP_DATA.0 + header.len() as u64), seed)?;
+    writer.put(
+        "the random seed",
+        GuestAddress(SETUP_DATA.0 + header.len() as u64),
+        seed,
+    )?;
     Ok(writer.written)
 }
 
@@ -109,7 +120,9 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     fn put(&mut self, what: &'static str, at: GuestAddress, bytes: &[u8]) -> Result<(), ParamsError> {
-        self.memory.write_slice(bytes, at).map_err(|source| ParamsError { what, source })?;
+        self.memory
+            .write_slice(bytes, at)
+            .map_err(|source| ParamsError { what, source })?;
         self.written += bytes.len() as u64;
         Ok(())
     }

@@ -56,7 +56,10 @@ impl BootFds {
     /// Sorts the descriptors of a packet.
     pub fn sort(spec: &VmSpec, fds: Vec<OwnedFd>) -> Result<BootFds, BootFdsError> {
         if spec.fds.len() != fds.len() {
-            return Err(BootFdsError::Count { named: spec.fds.len(), brought: fds.len() });
+            return Err(BootFdsError::Count {
+                named: spec.fds.len(),
+                brought: fds.len(),
+            });
         }
         let (mut kvm, mut kernel, mut agent_image, mut share, mut network, mut console_log) =
             (None, None, None, None, None, None);
@@ -79,7 +82,10 @@ impl BootFds {
             }
         }
         if disks.len() != spec.disks.len() {
-            return Err(BootFdsError::Disks { specs: spec.disks.len(), brought: disks.len() });
+            return Err(BootFdsError::Disks {
+                specs: spec.disks.len(),
+                brought: disks.len(),
+            });
         }
         Ok(BootFds {
             kvm: kvm.ok_or(BootFdsError::Missing("/dev/kvm"))?,

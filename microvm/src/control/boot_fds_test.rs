@@ -3,13 +3,19 @@ use bulkhead_vmm_control::{DiskSpec, JailSpec};
 use super::*;
 
 fn spec(fds: &[BootFd], disks: usize) -> VmSpec {
-    let disk = |n: usize| DiskSpec { id: n.to_string(), read_only: false };
+    let disk = |n: usize| DiskSpec {
+        id: n.to_string(),
+        read_only: false,
+    };
     VmSpec {
         vcpus: 1,
         memory_mib: 64,
         extra_cmdline: String::new(),
         verbose_console: false,
-        jail: JailSpec { uid_map: Vec::new(), gid_map: Vec::new() },
+        jail: JailSpec {
+            uid_map: Vec::new(),
+            gid_map: Vec::new(),
+        },
         fds: fds.to_vec(),
         disks: (0..disks).map(disk).collect(),
     }
@@ -35,5 +41,8 @@ fn what_is_missing_or_too_much_is_named() {
     assert_eq!(sort(&NEEDED, 0, 3), BootFdsError::Count { named: 4, brought: 3 });
     assert_eq!(sort(&NEEDED[..3], 0, 3), BootFdsError::Missing("a kernel"));
     assert_eq!(sort(&NEEDED, 1, 4), BootFdsError::Disks { specs: 1, brought: 0 });
-    assert_eq!(sort(&[BootFd::Kvm, BootFd::Kvm], 0, 2), BootFdsError::Twice(BootFd::Kvm));
+    assert_eq!(
+        sort(&[BootFd::Kvm, BootFd::Kvm], 0, 2),
+        BootFdsError::Twice(BootFd::Kvm)
+    );
 }

@@ -26,7 +26,10 @@ impl Replies {
     /// Nothing owed.
     pub fn new() -> Result<Replies, Errno> {
         let bell = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        Ok(Replies { queue: VecDeque::new(), bell: Arc::new(bell) })
+        Ok(Replies {
+            queue: VecDeque::new(),
+            bell: Arc::new(bell),
+        })
     }
 
     /// Readable when a promise was kept.
@@ -43,7 +46,10 @@ impl Replies {
     pub fn promise(&mut self) -> Promise {
         let slot = Arc::new(OnceLock::new());
         self.queue.push_back(slot.clone());
-        Promise { slot, bell: self.bell.clone() }
+        Promise {
+            slot,
+            bell: self.bell.clone(),
+        }
     }
 
     /// The next reply to send, if it is known.
@@ -77,7 +83,9 @@ impl Promise {
 impl Drop for Promise {
     /// A promise that nobody kept must not hold up the replies behind it.
     fn drop(&mut self) {
-        self.settle(Reply::Failed { message: "the request was dropped because the machine is ending".to_owned() });
+        self.settle(Reply::Failed {
+            message: "the request was dropped because the machine is ending".to_owned(),
+        });
     }
 }
 

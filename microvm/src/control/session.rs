@@ -56,7 +56,10 @@ pub enum SessionError {
 pub fn run(channel: Channel) -> bool {
     let reason = match boot(&channel) {
         Ok(mut running) => running.serve(&channel),
-        Err(error) => StopReason::Failed { message: error.to_string(), console: String::new() },
+        Err(error) => StopReason::Failed {
+            message: error.to_string(),
+            console: String::new(),
+        },
     };
     tracing::debug!("stopped: {reason:?}");
     let powered_off = reason == StopReason::PoweredOff;
@@ -76,7 +79,9 @@ struct Running {
 
 fn boot(channel: &Channel) -> Result<Running, SessionError> {
     let (request, fds) = channel.receive()?;
-    let Request::Boot(spec) = request else { return Err(SessionError::NotBoot) };
+    let Request::Boot(spec) = request else {
+        return Err(SessionError::NotBoot);
+    };
     let fds = BootFds::sort(&spec, fds)?;
     reserve_descriptors().map_err(SessionError::Descriptors)?;
     let entered = jail::enter(&spec.jail, &fds.share, fds.network.as_ref(), channel)?;
@@ -84,17 +89,35 @@ fn boot(channel: &Channel) -> Result<Running, SessionError> {
 }
 
 fn start(channel: &Channel, spec: &VmSpec, fds: BootFds, proc: OwnedFd) -> Result<Running, SessionError> {
-    let BootFds { kvm, kernel, agent_image, disks, console_log, .. } = fds;
+    let BootFds {
+        kvm,
+        kernel,
+        agent_image,
+        disks,
+        console_log,
+        ..
+    } = fds;
     let policies = Policies::new()?;
     let main_policy = policies.main();
     let spawner = Spawner::start(policies)?;
-    let parts = Parts { kvm, kernel, agent_image, disks, console_log, proc };
+    let parts = Parts {
+        kvm,
+        kernel,
+        agent_image,
+        disks,
+        console_log,
+        proc,
+    };
     let mut machine = Machine::build(spec, parts)?;
     let replies = Replies::new()?;
     main_policy.enter()?;
     channel.send(&Reply::Booted, &[])?;
     machine.start()?;
-    Ok(Running { machine, replies, _spawner: spawner })
+    Ok(Running {
+        machine,
+        replies,
+        _spawner: spawner,
+    })
 }
 
 impl Running {
@@ -113,7 +136,10 @@ impl Running {
             StopCause::PoweredOff => StopReason::PoweredOff,
             StopCause::Reset if console.panicked() => StopReason::Panicked { console: text() },
             StopCause::Reset => StopReason::Reset { console: text() },
-            StopCause::Failed(message) => StopReason::Failed { message, console: text() },
+            StopCause::Failed(message) => StopReason::Failed {
+                message,
+                console: text(),
+            },
         }
     }
 
@@ -155,7 +181,9 @@ impl Running {
                 let done = move |result: Result<(), crate::virtio::vsock::ConnectError>| {
                     promise.keep(match result {
                         Ok(()) => Reply::Done,
-                        Err(error) => Reply::Failed { message: error.to_string() },
+                        Err(error) => Reply::Failed {
+                            message: error.to_string(),
+                        },
                     });
                 };
                 self.machine.vsock().connect(port, stream, Box::new(done));
@@ -163,17 +191,23 @@ impl Running {
             }
             (Request::AttachDisk(spec), Some(disk)) => match self.machine.attach_disk(&spec, File::from(disk)) {
                 Ok(slot) => Reply::Attached { slot },
-                Err(error) => Reply::Failed { message: error.to_string() },
+                Err(error) => Reply::Failed {
+                    message: error.to_string(),
+                },
             },
             (Request::DetachDisk { id }, _) => match self.machine.detach_disk(&id) {
                 Ok(()) => Reply::Done,
-                Err(error) => Reply::Failed { message: error.to_string() },
+                Err(error) => Reply::Failed {
+                    message: error.to_string(),
+                },
             },
             (Request::ReadCounters, _) => Reply::Counters(self.machine.counters()),
-            (Request::Boot(_), _) => Reply::Failed { message: "the machine has been booted already".to_owned() },
-            (Request::Connect { .. } | Request::AttachDisk(_), None) => {
-                Reply::Failed { message: "the request came without its descriptor".to_owned() }
-            }
+            (Request::Boot(_), _) => Reply::Failed {
+                message: "the machine has been booted already".to_owned(),
+            },
+            (Request::Connect { .. } | Request::AttachDisk(_), None) => Reply::Failed {
+                message: "the request came without its descriptor".to_owned(),
+            },
         };
         self.replies.push(reply);
     }

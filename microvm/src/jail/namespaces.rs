@@ -22,7 +22,10 @@ use nix::sys::prctl::{set_dumpable, set_no_new_privs};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Gid, Pid, Uid, fchdir, chdir, fork, getpid, pipe2, pivot_root, read, setgroups, setresgid, setresuid, write};
+use nix::unistd::{
+    ForkResult, Gid, Pid, Uid, chdir, fchdir, fork, getpid, pipe2, pivot_root, read, setgroups, setresgid, setresuid,
+    write,
+};
 use thiserror::Error;
 
 use super::capabilities;
@@ -72,8 +75,12 @@ pub fn enter(
     network: Option<&OwnedFd>,
     channel: &Channel,
 ) -> Result<Entered, JailError> {
-    let proc = open("/proc", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-        .map_err(failed("open /proc"))?;
+    let proc = open(
+        "/proc",
+        OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(failed("open /proc"))?;
     // Otherwise /proc/self/fd and the id maps would belong to the host's root alone.
     set_dumpable(true).map_err(failed("become dumpable"))?;
     if let Some(network) = network {
@@ -103,8 +110,14 @@ fn enter_share(share: &OwnedFd) -> Result<(), JailError> {
     // The working directory moves along into the copy of the mount tree, a descriptor would not.
     fchdir(share).map_err(failed("change to the share"))?;
     unshare(CloneFlags::CLONE_NEWNS).map_err(failed("make a mount namespace"))?;
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
-        .map_err(failed("stop mounts from leaving"))?;
+    mount(
+        None::<&str>,
+        "/",
+        None::<&str>,
+        MsFlags::MS_REC | MsFlags::MS_SLAVE,
+        None::<&str>,
+    )
+    .map_err(failed("stop mounts from leaving"))?;
     pivot_root(".", ".").map_err(failed("make the share the root; it must be a mount point"))?;
     umount2(".", MntFlags::MNT_DETACH).map_err(failed("drop the old root"))?;
     chdir("/").map_err(failed("change to the root"))
@@ -136,7 +149,9 @@ impl Mapper {
         write(&self.go, &[1]).map_err(failed("tell the mapper"))?;
         match waitpid(self.child, None) {
             Ok(WaitStatus::Exited(_, 0)) => Ok(()),
-            _ => Err(JailError::Map { maps: format!("uid {:?}, gid {:?}", spec.uid_map, spec.gid_map) }),
+            _ => Err(JailError::Map {
+                maps: format!("uid {:?}, gid {:?}", spec.uid_map, spec.gid_map),
+            }),
         }
     }
 }
@@ -155,7 +170,10 @@ fn write_maps(spec: &JailSpec, proc: &OwnedFd, process: Pid) -> Result<(), Errno
 }
 
 fn map_text(extents: &[IdExtent]) -> String {
-    extents.iter().map(|extent| format!("{} {} {}\n", extent.inside, extent.outside, extent.count)).collect()
+    extents
+        .iter()
+        .map(|extent| format!("{} {} {}\n", extent.inside, extent.outside, extent.count))
+        .collect()
 }
 
 /// Takes id 0 of the namespace, whatever that is outside.
@@ -175,7 +193,14 @@ fn fork_inside(channel: &Channel) -> Result<(), JailError> {
     match unsafe { fork() }.map_err(failed("fork into the pid namespace"))? {
         ForkResult::Parent { child } => {
             drop(wait);
-            let reported = channel.send(&Reply::Jailed { pid: child.as_raw() as u32 }, &[]).is_ok()
+            let reported = channel
+                .send(
+                    &Reply::Jailed {
+                        pid: child.as_raw() as u32,
+                    },
+                    &[],
+                )
+                .is_ok()
                 && write(&go, &[1]).is_ok();
             // SAFETY: ends the outer process at once; the child owns everything from now on.
             unsafe { nix::libc::_exit(i32::from(!reported)) }

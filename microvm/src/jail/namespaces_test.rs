@@ -3,8 +3,16 @@ use super::*;
 #[test]
 fn a_map_has_one_line_for_each_extent() {
     let extents = [
-        IdExtent { inside: 0, outside: 100_000, count: 65_536 },
-        IdExtent { inside: 70_000, outside: 165_536, count: 1 },
+        IdExtent {
+            inside: 0,
+            outside: 100_000,
+            count: 65_536,
+        },
+        IdExtent {
+            inside: 70_000,
+            outside: 165_536,
+            count: 1,
+        },
     ];
     assert_eq!(map_text(&extents), "0 100000 65536\n70000 165536 1\n");
 }
@@ -41,32 +49,63 @@ fn a_jailed_process_sees_only_the_share() {
 fn jailed_child(share: &std::path::Path, far: &Channel) -> i32 {
     let prepare = || -> Result<OwnedFd, Errno> {
         unshare(CloneFlags::CLONE_NEWNS)?;
-        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+        mount(
+            None::<&str>,
+            "/",
+            None::<&str>,
+            MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+            None::<&str>,
+        )?;
         mount(Some("share"), share, Some("tmpfs"), MsFlags::empty(), None::<&str>)?;
         std::fs::write(share.join("only"), "x").map_err(|_| Errno::EIO)?;
         open(share, OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty())
     };
     let Ok(root) = prepare() else { return 1 };
-    let map = vec![IdExtent { inside: 0, outside: 100_000, count: 65_536 }];
-    let spec = JailSpec { uid_map: map.clone(), gid_map: map };
+    let map = vec![IdExtent {
+        inside: 0,
+        outside: 100_000,
+        count: 65_536,
+    }];
+    let spec = JailSpec {
+        uid_map: map.clone(),
+        gid_map: map,
+    };
     let entered = match enter(&spec, &root, None, far) {
         Ok(entered) => entered,
         Err(error) => {
-            let _ = far.send(&Reply::Failed { message: error.to_string() }, &[]);
+            let _ = far.send(
+                &Reply::Failed {
+                    message: error.to_string(),
+                },
+                &[],
+            );
             return 2;
         }
     };
-    let names: Vec<_> = std::fs::read_dir("/").map(|entries| entries.flatten().collect()).unwrap_or_default();
+    let names: Vec<_> = std::fs::read_dir("/")
+        .map(|entries| entries.flatten().collect())
+        .unwrap_or_default();
     let checks = [
-        ("one file in the root", names.len() == 1 && names[0].file_name() == "only"),
+        (
+            "one file in the root",
+            names.len() == 1 && names[0].file_name() == "only",
+        ),
         ("pid 1", getpid() == Pid::from_raw(1)),
         ("user 0", nix::unistd::getuid().is_root()),
-        ("no mounts", mount(Some("t"), "/", Some("tmpfs"), MsFlags::empty(), None::<&str>).is_err()),
-        ("fds by number", openat(&entered.proc, "self/fd", OFlag::O_RDONLY, Mode::empty()).is_ok()),
+        (
+            "no mounts",
+            mount(Some("t"), "/", Some("tmpfs"), MsFlags::empty(), None::<&str>).is_err(),
+        ),
+        (
+            "fds by number",
+            openat(&entered.proc, "self/fd", OFlag::O_RDONLY, Mode::empty()).is_ok(),
+        ),
     ];
     let reply = match checks.iter().find(|check| !check.1) {
         None => Reply::Done,
-        Some((what, _)) => Reply::Failed { message: (*what).to_owned() },
+        Some((what, _)) => Reply::Failed {
+            message: (*what).to_owned(),
+        },
     };
     i32::from(far.send(&reply, &[]).is_err())
 }

@@ -39,8 +39,13 @@ pub struct Policy {
 
 impl Policy {
     fn new(list: &syscalls::List, keeps_capabilities: bool) -> Result<Arc<Policy>, PolicyError> {
-        let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-            list.groups.iter().copied().flatten().map(|call| (*call, Vec::new())).collect();
+        let mut rules: BTreeMap<i64, Vec<SeccompRule>> = list
+            .groups
+            .iter()
+            .copied()
+            .flatten()
+            .map(|call| (*call, Vec::new()))
+            .collect();
         let mut requests = Vec::new();
         for request in list.ioctls {
             let condition =
@@ -54,9 +59,16 @@ impl Policy {
             let condition = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, only)?;
             unshare.push(SeccompRule::new(vec![condition])?);
         }
-        let filter =
-            SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, TargetArch::x86_64)?;
-        Ok(Arc::new(Policy { filter: filter.try_into()?, keeps_capabilities }))
+        let filter = SeccompFilter::new(
+            rules,
+            SeccompAction::KillProcess,
+            SeccompAction::Allow,
+            TargetArch::x86_64,
+        )?;
+        Ok(Arc::new(Policy {
+            filter: filter.try_into()?,
+            keeps_capabilities,
+        }))
     }
 
     /// Calling thread: lives under this policy from now on, for good.

@@ -31,7 +31,13 @@ fn policies() -> Policies {
 #[test]
 fn every_policy_allows_memory_and_ends_with_the_thread() {
     let policies = policies();
-    for policy in [&policies.main, &policies.vcpu, &policies.block, &policies.vsock, &policies.file_server] {
+    for policy in [
+        &policies.main,
+        &policies.vcpu,
+        &policies.block,
+        &policies.vsock,
+        &policies.file_server,
+    ] {
         let status = end_of(policy, || drop(std::hint::black_box(vec![1u8; 1 << 20])));
         assert!(matches!(status, WaitStatus::Exited(_, 0)), "{status:?}");
     }
@@ -40,11 +46,25 @@ fn every_policy_allows_memory_and_ends_with_the_thread() {
 #[test]
 fn no_thread_can_execute_a_program_or_make_a_socket() {
     let policies = policies();
-    for policy in [&policies.main, &policies.vcpu, &policies.block, &policies.vsock, &policies.file_server] {
-        let status = end_of(policy, || drop(nix::unistd::execv(c"/bin/true", &[c"true"])));
-        assert!(matches!(status, WaitStatus::Signaled(_, Signal::SIGSYS, _)), "{status:?}");
+    for policy in [
+        &policies.main,
+        &policies.vcpu,
+        &policies.block,
+        &policies.vsock,
+        &policies.file_server,
+    ] {
+        let status = end_of(policy, || {
+            let _ = nix::unistd::execv(c"/bin/true", &[c"true"]);
+        });
+        assert!(
+            matches!(status, WaitStatus::Signaled(_, Signal::SIGSYS, _)),
+            "{status:?}"
+        );
         let status = end_of(policy, || drop(std::net::UdpSocket::bind("127.0.0.1:0")));
-        assert!(matches!(status, WaitStatus::Signaled(_, Signal::SIGSYS, _)), "{status:?}");
+        assert!(
+            matches!(status, WaitStatus::Signaled(_, Signal::SIGSYS, _)),
+            "{status:?}"
+        );
     }
 }
 
@@ -53,7 +73,10 @@ fn only_the_file_server_opens_files() {
     let policies = policies();
     for policy in [&policies.main, &policies.vcpu, &policies.block, &policies.vsock] {
         let status = end_of(policy, || drop(std::fs::File::open("/")));
-        assert!(matches!(status, WaitStatus::Signaled(_, Signal::SIGSYS, _)), "{status:?}");
+        assert!(
+            matches!(status, WaitStatus::Signaled(_, Signal::SIGSYS, _)),
+            "{status:?}"
+        );
     }
     let status = end_of(&policies.file_server, || drop(std::fs::File::open("/")));
     assert!(matches!(status, WaitStatus::Exited(_, 0)), "{status:?}");

@@ -54,7 +54,12 @@ const ACTIVATE: &[i64] = &[libc::SYS_epoll_create1, libc::SYS_epoll_ctl];
 const CONTROL: &[i64] = &[libc::SYS_recvmsg, libc::SYS_sendmsg, libc::SYS_lseek];
 
 /// A disk's requests.
-const DISK: &[i64] = &[libc::SYS_preadv, libc::SYS_pwritev, libc::SYS_fdatasync, libc::SYS_fallocate];
+const DISK: &[i64] = &[
+    libc::SYS_preadv,
+    libc::SYS_pwritev,
+    libc::SYS_fdatasync,
+    libc::SYS_fallocate,
+];
 
 /// Relaying streams.
 const STREAMS: &[i64] = &[
@@ -171,8 +176,10 @@ mod kvm {
 }
 
 /// The main thread, once the machine is built: the control channel, plugging disks.
-pub const MAIN: List =
-    List { groups: &[BASE, DUPLICATE, CONTROL], ioctls: &[kvm::IOEVENTFD, kvm::SIGNAL_MSI] };
+pub const MAIN: List = List {
+    groups: &[BASE, DUPLICATE, CONTROL],
+    ioctls: &[kvm::IOEVENTFD, kvm::SIGNAL_MSI],
+};
 
 /// A vCPU: runs the guest, activates and resets devices, and names its registers when it fails.
 pub const VCPU: List = List {
@@ -181,13 +188,22 @@ pub const VCPU: List = List {
 };
 
 /// A disk's or the random generator's queue.
-pub const BLOCK: List = List { groups: &[BASE, DISK], ioctls: &[kvm::SIGNAL_MSI] };
+pub const BLOCK: List = List {
+    groups: &[BASE, DISK],
+    ioctls: &[kvm::SIGNAL_MSI],
+};
 
 /// The vsock device.
-pub const VSOCK: List = List { groups: &[BASE, STREAMS], ioctls: &[kvm::SIGNAL_MSI] };
+pub const VSOCK: List = List {
+    groups: &[BASE, STREAMS],
+    ioctls: &[kvm::SIGNAL_MSI],
+};
 
 /// The file server.
-pub const FILE_SERVER: List = List { groups: &[BASE, FILES], ioctls: &[kvm::SIGNAL_MSI] };
+pub const FILE_SERVER: List = List {
+    groups: &[BASE, FILES],
+    ioctls: &[kvm::SIGNAL_MSI],
+};
 
 /// The spawner: filters are inherited and add up, so it may do what any of its threads may, and start them.
 pub const SPAWNER: List = List {

@@ -71,7 +71,10 @@ impl Spawner {
     /// Main thread, once in the life of a process: from now on `spawn_worker` confines what it starts by `policies`.
     pub fn start(policies: Policies) -> Result<Spawner, SpawnError> {
         let name = "spawner";
-        let failed = |source| SpawnError::Thread { name: name.to_owned(), source };
+        let failed = |source| SpawnError::Thread {
+            name: name.to_owned(),
+            source,
+        };
         let (sender, orders) = channel();
         let body = move || {
             enter_or_abort(&policies.spawner());
@@ -96,7 +99,13 @@ impl Drop for Spawner {
 }
 
 fn serve(orders: &Receiver<Message>, policies: &Policies) {
-    while let Ok(Message::Start(Order { name, kind, body, reply })) = orders.recv() {
+    while let Ok(Message::Start(Order {
+        name,
+        kind,
+        body,
+        reply,
+    })) = orders.recv()
+    {
         let policy = policies.of(kind);
         let confined = move || {
             enter_or_abort(&policy);
@@ -127,10 +136,18 @@ where
         Some(spawner) => {
             let gone = || SpawnError::SpawnerGone { name: name.to_owned() };
             let (reply, answer) = channel();
-            let order = Order { name: name.to_owned(), kind, body: Box::new(body), reply };
+            let order = Order {
+                name: name.to_owned(),
+                kind,
+                body: Box::new(body),
+                reply,
+            };
             spawner.send(Message::Start(order)).map_err(|_| gone())?;
             answer.recv().map_err(|_| gone())?
         }
     };
-    started.map_err(|source| SpawnError::Thread { name: name.to_owned(), source })
+    started.map_err(|source| SpawnError::Thread {
+        name: name.to_owned(),
+        source,
+    })
 }

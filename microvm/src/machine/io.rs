@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::boot::acpi::{RESET_VALUE, SLEEP_TYPE_OFF};
-use crate::memory::layout::{PCI_BARS, PCI_BARS_SIZE, PCI_ECAM, PCI_ECAM_SIZE, RESET_PORT, SERIAL_PORT, SLEEP_CONTROL_PORT};
+use crate::memory::layout::{
+    PCI_BARS, PCI_BARS_SIZE, PCI_ECAM, PCI_ECAM_SIZE, RESET_PORT, SERIAL_PORT, SLEEP_CONTROL_PORT,
+};
 use crate::pci::PciBus;
 use crate::serial::SerialPort;
 
@@ -36,7 +38,10 @@ pub struct Io {
 impl Io {
     /// A serial port and a PCI bus; there is nothing else.
     pub fn new(serial: SerialPort, pci: Arc<PciBus>) -> Io {
-        Io { serial: Mutex::new(serial), pci }
+        Io {
+            serial: Mutex::new(serial),
+            pci,
+        }
     }
 
     /// Answers a port read. Nobody there: all bits set.
@@ -103,7 +108,9 @@ fn window(address: u64) -> Option<Window> {
     if (PCI_ECAM..PCI_ECAM + PCI_ECAM_SIZE).contains(&address) {
         Some(Window::Config(address - PCI_ECAM))
     } else {
-        (PCI_BARS..PCI_BARS + PCI_BARS_SIZE).contains(&address).then_some(Window::Bars)
+        (PCI_BARS..PCI_BARS + PCI_BARS_SIZE)
+            .contains(&address)
+            .then_some(Window::Bars)
     }
 }
 

@@ -17,7 +17,10 @@ fn only_the_power_off_state_with_the_enable_bit_powers_off() {
     let io = io(&ConsoleRing::new());
     assert_eq!(io.port_write(SLEEP_CONTROL_PORT, &[5 << 2]), None);
     assert_eq!(io.port_write(SLEEP_CONTROL_PORT, &[3 << 2 | 1 << 5]), None);
-    assert_eq!(io.port_write(SLEEP_CONTROL_PORT, &[5 << 2 | 1 << 5]), Some(PowerEvent::Off));
+    assert_eq!(
+        io.port_write(SLEEP_CONTROL_PORT, &[5 << 2 | 1 << 5]),
+        Some(PowerEvent::Off)
+    );
     assert_eq!(io.port_write(RESET_PORT, &[0]), None);
     assert_eq!(io.port_write(RESET_PORT, &[1]), Some(PowerEvent::Reset));
     assert_eq!(io.port_write(0x64, &[0xfe]), Some(PowerEvent::Reset));

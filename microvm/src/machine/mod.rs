@@ -54,7 +54,9 @@ const MIN_MEMORY_MIB: u32 = 64;
 #[derive(Debug, Error)]
 pub enum MachineError {
     /// The request is out of bounds.
-    #[error("a machine of {vcpus} vCPUs and {memory_mib} MiB is impossible: 1 to 128 vCPUs, at least {MIN_MEMORY_MIB} MiB")]
+    #[error(
+        "a machine of {vcpus} vCPUs and {memory_mib} MiB is impossible: 1 to 128 vCPUs, at least {MIN_MEMORY_MIB} MiB"
+    )]
     Size {
         /// Asked for.
         vcpus: u8,
@@ -170,7 +172,10 @@ impl Machine {
     /// Builds a machine; nothing runs yet.
     pub fn build(spec: &VmSpec, parts: Parts) -> Result<Machine, MachineError> {
         if !VCPUS.contains(&spec.vcpus) || spec.memory_mib < MIN_MEMORY_MIB {
-            return Err(MachineError::Size { vcpus: spec.vcpus, memory_mib: spec.memory_mib });
+            return Err(MachineError::Size {
+                vcpus: spec.vcpus,
+                memory_mib: spec.memory_mib,
+            });
         }
         // Here and not later, because the main thread's policy does not let it install handlers.
         register_signal_handler(SIGRTMIN(), on_kick)
@@ -193,8 +198,9 @@ impl Machine {
         let writer = ConsoleWriter::new(console.clone(), parts.console_log);
         let serial = SerialPort::new(Line::new(interrupt_line(&vm, layout::SERIAL_IRQ)?), writer);
         let io = Arc::new(Io::new(serial, bus.clone()));
-        let vcpus: Result<Vec<Vcpu>, VcpuError> =
-            (0..spec.vcpus).map(|id| Vcpu::new(&vm, id, spec.vcpus, kernel.entry)).collect();
+        let vcpus: Result<Vec<Vcpu>, VcpuError> = (0..spec.vcpus)
+            .map(|id| Vcpu::new(&vm, id, spec.vcpus, kernel.entry))
+            .collect();
 
         let (vsock_device, vsock) = VsockDevice::new(GUEST_CID).map_err(device("vsock"))?;
         let stop = EventFd::new(EFD_NONBLOCK).map_err(system("make an event"))?;
@@ -246,8 +252,9 @@ impl Machine {
     /// Takes a disk off the bus and closes it.
     pub fn detach_disk(&mut self, id: &str) -> Result<(), MachineError> {
         let position = self.disks.iter().position(|(known, _)| known == id);
-        let (_, slot) =
-            position.map(|at| self.disks.remove(at)).ok_or_else(|| MachineError::NoSuchDisk(id.to_owned()))?;
+        let (_, slot) = position
+            .map(|at| self.disks.remove(at))
+            .ok_or_else(|| MachineError::NoSuchDisk(id.to_owned()))?;
         self.bus.remove(slot);
         Ok(())
     }
@@ -255,10 +262,15 @@ impl Machine {
     /// Starts the vCPUs. Once.
     pub fn start(&mut self) -> Result<(), MachineError> {
         for (id, vcpu) in std::mem::take(&mut self.vcpus).into_iter().enumerate() {
-            let (io, stop, stopping, counters) =
-                (self.io.clone(), self.stop.clone(), self.stopping.clone(), self.counters.clone());
+            let (io, stop, stopping, counters) = (
+                self.io.clone(),
+                self.stop.clone(),
+                self.stopping.clone(),
+                self.counters.clone(),
+            );
             let body = move || vcpu::run(vcpu, io, stop, stopping, counters);
-            self.threads.push(spawn_worker(&format!("vcpu{id}"), ThreadKind::Vcpu, body)?);
+            self.threads
+                .push(spawn_worker(&format!("vcpu{id}"), ThreadKind::Vcpu, body)?);
         }
         Ok(())
     }
@@ -299,7 +311,10 @@ impl Machine {
 
     /// What the machine cost so far.
     pub fn counters(&self) -> Counters {
-        Counters { bytes_copied_at_boot: self.bytes_copied, ..self.counters.read() }
+        Counters {
+            bytes_copied_at_boot: self.bytes_copied,
+            ..self.counters.read()
+        }
     }
 }
 
@@ -313,7 +328,10 @@ impl Drop for Machine {
 extern "C" fn on_kick(_: nix::libc::c_int, _: *mut nix::libc::siginfo_t, _: *mut nix::libc::c_void) {}
 
 fn device<E: std::fmt::Display>(device: &'static str) -> impl Fn(E) -> MachineError {
-    move |error| MachineError::Device { device, reason: error.to_string() }
+    move |error| MachineError::Device {
+        device,
+        reason: error.to_string(),
+    }
 }
 
 fn interrupt_line(vm: &Vm, line: u32) -> Result<EventFd, MachineError> {

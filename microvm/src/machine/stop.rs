@@ -25,7 +25,10 @@ pub struct StopSignal {
 impl StopSignal {
     /// Not stopped. `event` becomes readable once, when the machine stops.
     pub fn new(event: EventFd) -> StopSignal {
-        StopSignal { cause: Mutex::new(None), event }
+        StopSignal {
+            cause: Mutex::new(None),
+            event,
+        }
     }
 
     /// Any thread: ends the machine. Only the first cause is kept.

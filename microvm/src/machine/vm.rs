@@ -73,14 +73,25 @@ impl Vm {
                 return Err(VmError::Missing(name));
             }
         }
-        let fd = kvm.create_vm().map_err(refused("create a virtual machine (KVM_CREATE_VM)"))?;
-        fd.set_identity_map_address(KVM_IDENTITY_MAP).map_err(refused("place KVM's identity map"))?;
-        fd.set_tss_address(KVM_TSS).map_err(refused("place KVM's task state segment"))?;
-        fd.create_irq_chip().map_err(refused("create the interrupt controllers"))?;
-        let supported_cpuid =
-            kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(refused("read the supported CPU features"))?;
+        let fd = kvm
+            .create_vm()
+            .map_err(refused("create a virtual machine (KVM_CREATE_VM)"))?;
+        fd.set_identity_map_address(KVM_IDENTITY_MAP)
+            .map_err(refused("place KVM's identity map"))?;
+        fd.set_tss_address(KVM_TSS)
+            .map_err(refused("place KVM's task state segment"))?;
+        fd.create_irq_chip()
+            .map_err(refused("create the interrupt controllers"))?;
+        let supported_cpuid = kvm
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .map_err(refused("read the supported CPU features"))?;
         let has_tsc_deadline = kvm.check_extension(Cap::TscDeadlineTimer);
-        Ok(Vm { fd, supported_cpuid, has_tsc_deadline, next_slot: AtomicU32::new(0) })
+        Ok(Vm {
+            fd,
+            supported_cpuid,
+            has_tsc_deadline,
+            next_slot: AtomicU32::new(0),
+        })
     }
 
     /// What KVM can show a vCPU.
@@ -101,7 +112,9 @@ impl Vm {
     /// Gives the guest its RAM. `memory` must outlive the machine: the caller keeps it in the same struct, declared later.
     pub fn add_ram(&self, memory: &GuestMemory) -> Result<(), VmError> {
         for region in memory.iter() {
-            let host = memory.get_host_address(region.start_addr()).map_err(|_| VmError::Missing("guest memory"))?;
+            let host = memory
+                .get_host_address(region.start_addr())
+                .map_err(|_| VmError::Missing("guest memory"))?;
             self.set_memory(region.start_addr(), region.len(), host as u64, 0)?;
         }
         Ok(())
@@ -141,7 +154,9 @@ impl Vm {
 
     /// From now on, writing to `event` raises interrupt line `line`.
     pub fn add_interrupt_line(&self, event: &EventFd, line: u32) -> Result<(), VmError> {
-        self.fd.register_irqfd(event, line).map_err(refused("register an interrupt line"))
+        self.fd
+            .register_irqfd(event, line)
+            .map_err(refused("register an interrupt line"))
     }
 
     /// Sends a message-signalled interrupt.
@@ -153,6 +168,9 @@ impl Vm {
             ..Default::default()
         };
         // A guest with the target's APIC disabled answers 0, which is no error of ours.
-        self.fd.signal_msi(message).map(drop).map_err(refused("signal an interrupt (KVM_SIGNAL_MSI)"))
+        self.fd
+            .signal_msi(message)
+            .map(drop)
+            .map_err(refused("signal an interrupt (KVM_SIGNAL_MSI)"))
     }
 }

@@ -93,7 +93,10 @@ impl Layout {
     pub fn new(mebibytes: u32) -> Layout {
         let total = u64::from(mebibytes) * MIB;
         let below_hole = total.min(MMIO_HOLE_START);
-        Layout { below_hole, above_hole: total - below_hole }
+        Layout {
+            below_hole,
+            above_hole: total - below_hole,
+        }
     }
 
     /// Start and length of the RAM below the hole.

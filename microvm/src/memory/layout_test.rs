@@ -13,7 +13,10 @@ fn a_large_machine_goes_on_above_four_gibibytes() {
     let layout = Layout::new(5 * 1024);
     assert_eq!(layout.low().1, 3 << 30);
     assert_eq!(layout.high(), Some((GuestAddress(4 << 30), 2 << 30)));
-    assert_eq!(layout.usable().iter().map(|range| range.1).sum::<u64>(), (5 << 30) - (384 << 10));
+    assert_eq!(
+        layout.usable().iter().map(|range| range.1).sum::<u64>(),
+        (5 << 30) - (384 << 10)
+    );
 }
 
 #[test]

@@ -60,10 +60,16 @@ pub enum RamError {
 
 /// Reserves the RAM of a machine. Nothing is touched, so nothing is used yet.
 pub fn reserve(layout: &Layout) -> Result<GuestMemory, RamError> {
-    let ranges: Vec<(GuestAddress, usize)> =
-        [Some(layout.low()), layout.high()].into_iter().flatten().map(|(at, length)| (at, length as usize)).collect();
+    let ranges: Vec<(GuestAddress, usize)> = [Some(layout.low()), layout.high()]
+        .into_iter()
+        .flatten()
+        .map(|(at, length)| (at, length as usize))
+        .collect();
     let total: usize = ranges.iter().map(|range| range.1).sum();
-    GuestMemory::from_ranges(&ranges).map_err(|source| RamError::Reserve { mebibytes: total as u64 >> 20, source })
+    GuestMemory::from_ranges(&ranges).map_err(|source| RamError::Reserve {
+        mebibytes: total as u64 >> 20,
+        source,
+    })
 }
 
 /// Replaces whole pages of RAM by a private, writable view of `file`: clean pages are the host's page cache.
@@ -77,20 +83,37 @@ pub fn lay_file_over(
     file: &File,
     offset: u64,
 ) -> Result<(), RamError> {
-    let Some(size) = NonZeroUsize::new(length) else { return Ok(()) };
+    let Some(size) = NonZeroUsize::new(length) else {
+        return Ok(());
+    };
     let page = PAGE_SIZE as usize;
     if !start.0.is_multiple_of(PAGE_SIZE) || !length.is_multiple_of(page) || !offset.is_multiple_of(PAGE_SIZE) {
         return Err(RamError::Unaligned { start: start.0, length });
     }
-    let not_ram = |source| RamError::NotRam { start: start.0, length, source };
+    let not_ram = |source| RamError::NotRam {
+        start: start.0,
+        length,
+        source,
+    };
     let slice = memory.get_slice(start, length).map_err(not_ram)?;
     let host = slice.ptr_guard_mut().as_ptr();
     // SAFETY: `get_slice` has shown that `length` bytes from `host` belong to one live mapping of `memory`, which outlives this
     // call; guest memory is only accessed volatilely, so no reference to the replaced pages exists. The protection and the
     // size stay those that the owner of the mapping expects when it unmaps it.
     unsafe {
-        map_fixed(host, size, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE, file, offset)
-            .map_err(|source| RamError::Map { start: start.0, length, source })
+        map_fixed(
+            host,
+            size,
+            ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+            MapFlags::MAP_PRIVATE,
+            file,
+            offset,
+        )
+        .map_err(|source| RamError::Map {
+            start: start.0,
+            length,
+            source,
+        })
     }
 }
 

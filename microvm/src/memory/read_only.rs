@@ -54,8 +54,7 @@ pub struct ReadOnlyPages {
 impl ReadOnlyPages {
     /// Zero pages that only this process writes; `length` is a multiple of the page size.
     pub fn anonymous(length: usize) -> Result<ReadOnlyPages, ReadOnlyError> {
-        let region =
-            vm_memory::MmapRegion::new(length).map_err(|source| ReadOnlyError::Reserve { length, source })?;
+        let region = vm_memory::MmapRegion::new(length).map_err(|source| ReadOnlyError::Reserve { length, source })?;
         Ok(ReadOnlyPages { region })
     }
 
@@ -63,8 +62,10 @@ impl ReadOnlyPages {
     pub fn of_file(file: &File, align: u64, max: u64) -> Result<ReadOnlyPages, ReadOnlyError> {
         let length = file.metadata().map_err(ReadOnlyError::Stat)?.len();
         let wrong = ReadOnlyError::Size { length, max };
-        let (Some(padded), Some(size)) = (length.checked_next_multiple_of(align), NonZeroUsize::new(length as usize))
-        else {
+        let (Some(padded), Some(size)) = (
+            length.checked_next_multiple_of(align),
+            NonZeroUsize::new(length as usize),
+        ) else {
             return Err(wrong);
         };
         if padded > max {
@@ -73,8 +74,17 @@ impl ReadOnlyPages {
         let pages = ReadOnlyPages::anonymous(padded as usize)?;
         // SAFETY: `padded` bytes at `as_ptr` belong to `region`, `size` is not more than that, and nothing refers to them yet.
         // The pages become unwritable; only `PublishedPages`, which are never of a file, are written.
-        unsafe { map_fixed(pages.region.as_ptr(), size, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, file, 0) }
-            .map_err(|source| ReadOnlyError::Map { length, source })?;
+        unsafe {
+            map_fixed(
+                pages.region.as_ptr(),
+                size,
+                ProtFlags::PROT_READ,
+                MapFlags::MAP_SHARED,
+                file,
+                0,
+            )
+        }
+        .map_err(|source| ReadOnlyError::Map { length, source })?;
         Ok(pages)
     }
 

@@ -44,7 +44,10 @@ pub struct PciBus {
 impl PciBus {
     /// An empty bus that shows its configuration space in `ecam`.
     pub fn new(ecam: PublishedPages) -> PciBus {
-        PciBus { slots: RwLock::new([const { None }; SLOTS]), ecam }
+        PciBus {
+            slots: RwLock::new([const { None }; SLOTS]),
+            ecam,
+        }
     }
 
     /// The pages to show the guest as configuration space.
@@ -59,12 +62,20 @@ impl PciBus {
         E: From<BusError>,
     {
         let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
-        let free = slots.iter_mut().enumerate().skip(FIRST_SLOT).find(|(_, slot)| slot.is_none());
+        let free = slots
+            .iter_mut()
+            .enumerate()
+            .skip(FIRST_SLOT)
+            .find(|(_, slot)| slot.is_none());
         let (index, slot) = free.ok_or(BusError::Full)?;
         let function = make(index as u8)?;
-        self.ecam.publish(index * SLOT_BYTES as usize, function.config().bytes());
+        self.ecam
+            .publish(index * SLOT_BYTES as usize, function.config().bytes());
         let bar = function.config().bar();
-        *slot = Some(Slot { function: Arc::new(Mutex::new(function)), bar });
+        *slot = Some(Slot {
+            function: Arc::new(Mutex::new(function)),
+            bar,
+        });
         Ok(index as u8)
     }
 
@@ -77,7 +88,11 @@ impl PciBus {
         let Some(removed) = removed else { return false };
         let zeros = [0u8; 256];
         self.ecam.publish(usize::from(slot) * SLOT_BYTES as usize, &zeros);
-        removed.function.lock().unwrap_or_else(PoisonError::into_inner).shut_down();
+        removed
+            .function
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .shut_down();
         true
     }
 
@@ -89,7 +104,11 @@ impl PciBus {
     }
 
     fn slot(&self, index: usize) -> Option<Slot> {
-        self.slots.read().unwrap_or_else(PoisonError::into_inner).get(index)?.clone()
+        self.slots
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(index)?
+            .clone()
     }
 
     /// The function whose BAR holds `address`, and the offset in it.
@@ -106,16 +125,22 @@ impl PciBus {
     /// vCPU thread: a read of configuration space that was not served from the pages.
     pub fn read_config(&self, offset: u64, data: &mut [u8]) {
         data.fill(0);
-        if let Some((index, register)) = locate(offset) {
-            if let Some(slot) = self.slot(index) {
-                slot.function.lock().unwrap_or_else(PoisonError::into_inner).config().read(register, data);
-            }
+        if let Some((index, register)) = locate(offset)
+            && let Some(slot) = self.slot(index)
+        {
+            slot.function
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .config()
+                .read(register, data);
         }
     }
 
     /// vCPU thread: a write to configuration space.
     pub fn write_config(&self, offset: u64, data: &[u8]) {
-        let Some((index, register)) = locate(offset) else { return };
+        let Some((index, register)) = locate(offset) else {
+            return;
+        };
         let Some(slot) = self.slot(index) else { return };
         let mut function = slot.function.lock().unwrap_or_else(PoisonError::into_inner);
         function.write_config(register, data);
@@ -125,14 +150,20 @@ impl PciBus {
     /// vCPU thread: a read from a BAR.
     pub fn read_memory(&self, address: u64, data: &mut [u8]) {
         if let Some((_, function, offset)) = self.at(address) {
-            function.lock().unwrap_or_else(PoisonError::into_inner).read_bar(offset, data);
+            function
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .read_bar(offset, data);
         }
     }
 
     /// vCPU thread: a write to a BAR.
     pub fn write_memory(&self, address: u64, data: &[u8]) {
         if let Some((_, function, offset)) = self.at(address) {
-            function.lock().unwrap_or_else(PoisonError::into_inner).write_bar(offset, data);
+            function
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .write_bar(offset, data);
         }
     }
 
@@ -144,7 +175,8 @@ impl PciBus {
             && Arc::ptr_eq(&slot.function, shared)
         {
             slot.bar = function.config().bar();
-            self.ecam.publish(index * SLOT_BYTES as usize, function.config().bytes());
+            self.ecam
+                .publish(index * SLOT_BYTES as usize, function.config().bytes());
         }
     }
 }

@@ -3,8 +3,13 @@ use vm_memory::{Bytes, VolatileSlice};
 use super::*;
 use crate::pci::{BAR_0, ConfigSpace, Identity};
 
-const IDENTITY: Identity =
-    Identity { vendor: 0x1af4, device: 0x1042, revision: 1, class: [0, 0x80, 0x01], subsystem: 0x1042 };
+const IDENTITY: Identity = Identity {
+    vendor: 0x1af4,
+    device: 0x1042,
+    revision: 1,
+    class: [0, 0x80, 0x01],
+    subsystem: 0x1042,
+};
 
 struct Fake {
     config: ConfigSpace,
@@ -45,7 +50,11 @@ fn add(bus: &PciBus) -> (u8, Arc<Mutex<bool>>) {
     let flag = ended.clone();
     let slot = bus.add(|slot| {
         let config = ConfigSpace::new(IDENTITY, 0xd000_0000 + 0x1000 * u32::from(slot), 0x1000);
-        Ok::<_, BusError>(Fake { config, memory: [0; 4096], ended: flag })
+        Ok::<_, BusError>(Fake {
+            config,
+            memory: [0; 4096],
+            ended: flag,
+        })
     });
     (slot.unwrap(), ended)
 }
@@ -80,7 +89,11 @@ fn a_write_to_configuration_space_is_published() {
     bus.write_config(0x8000 + BAR_0 as u64, &[0xff; 4]);
     assert_eq!(published(&bus, 0x8000 + BAR_0), 0xffff_f000);
     bus.write_config(0x9000 + BAR_0 as u64, &[0; 4]);
-    assert_eq!(published(&bus, 0x8000 + BAR_0), 0xffff_f000, "another function of the slot is not there");
+    assert_eq!(
+        published(&bus, 0x8000 + BAR_0),
+        0xffff_f000,
+        "another function of the slot is not there"
+    );
 }
 
 #[test]

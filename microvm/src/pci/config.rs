@@ -62,7 +62,10 @@ impl ConfigSpace {
         space.set(SUBSYSTEM, &identity.subsystem.to_le_bytes());
         space.set(STATUS, &STATUS_CAPABILITIES.to_le_bytes());
         space.set(BAR_0, &bar_address.to_le_bytes());
-        space.allow(COMMAND, &(COMMAND_MEMORY | COMMAND_BUS_MASTER | COMMAND_NO_INTX).to_le_bytes());
+        space.allow(
+            COMMAND,
+            &(COMMAND_MEMORY | COMMAND_BUS_MASTER | COMMAND_NO_INTX).to_le_bytes(),
+        );
         // A write of all ones reads back as the size: the low bits never change.
         space.allow(BAR_0, &(!(bar_size.wrapping_sub(1))).to_le_bytes());
         space
@@ -76,7 +79,11 @@ impl ConfigSpace {
         if end > SIZE {
             return None;
         }
-        let link = if self.last_capability == CAPABILITY_POINTER { CAPABILITY_POINTER } else { self.last_capability + 1 };
+        let link = if self.last_capability == CAPABILITY_POINTER {
+            CAPABILITY_POINTER
+        } else {
+            self.last_capability + 1
+        };
         self.set(link, &[at as u8]);
         self.set(at, &[id, 0]);
         self.set(at + 2, body);

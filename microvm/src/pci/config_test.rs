@@ -1,7 +1,12 @@
 use super::*;
 
-const IDENTITY: Identity =
-    Identity { vendor: 0x1af4, device: 0x1042, revision: 1, class: [0, 0x80, 0x01], subsystem: 0x1042 };
+const IDENTITY: Identity = Identity {
+    vendor: 0x1af4,
+    device: 0x1042,
+    revision: 1,
+    class: [0, 0x80, 0x01],
+    subsystem: 0x1042,
+};
 
 fn space() -> ConfigSpace {
     ConfigSpace::new(IDENTITY, 0xd000_0000, 0x4000)

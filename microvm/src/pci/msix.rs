@@ -35,8 +35,18 @@ pub struct Msix {
 impl Msix {
     /// `count` vectors, all masked, as after a reset.
     pub fn new(count: u16, sink: SharedMsiSink) -> Msix {
-        let vector = Vector { address_low: 0, address_high: 0, data: 0, control: VECTOR_MASKED, pending: false };
-        Msix { vectors: vec![vector; count.into()], control: 0, sink }
+        let vector = Vector {
+            address_low: 0,
+            address_high: 0,
+            data: 0,
+            control: VECTOR_MASKED,
+            pending: false,
+        };
+        Msix {
+            vectors: vec![vector; count.into()],
+            control: 0,
+            sink,
+        }
     }
 
     /// How many vectors there are.
@@ -102,7 +112,11 @@ impl Msix {
 
     fn deliver_pending(&mut self) {
         if self.is_open() {
-            for vector in self.vectors.iter_mut().filter(|vector| vector.control & VECTOR_MASKED == 0) {
+            for vector in self
+                .vectors
+                .iter_mut()
+                .filter(|vector| vector.control & VECTOR_MASKED == 0)
+            {
                 if std::mem::take(&mut vector.pending) {
                     self.sink.send(vector.address(), vector.data);
                 }

@@ -21,7 +21,10 @@ impl Sent {
 fn programmed() -> (Msix, Arc<Sent>) {
     let sent = Arc::new(Sent::default());
     let mut msix = Msix::new(3, sent.clone());
-    let entry: Vec<u8> = [0xfee0_1000u32, 0, 0x41, 0].iter().flat_map(|word| word.to_le_bytes()).collect();
+    let entry: Vec<u8> = [0xfee0_1000u32, 0, 0x41, 0]
+        .iter()
+        .flat_map(|word| word.to_le_bytes())
+        .collect();
     msix.write_table(16, &entry[..8]);
     msix.write_table(24, &entry[8..12]);
     msix.write_table(28, &entry[12..]);

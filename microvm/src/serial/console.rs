@@ -37,10 +37,10 @@ impl ConsoleRing {
         let ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let skip = ring.bytes.len().saturating_sub(max);
         let mut tail: Vec<u8> = ring.bytes.iter().copied().skip(skip).collect();
-        if skip > 0 {
-            if let Some(end) = tail.iter().position(|byte| *byte == b'\n') {
-                tail.drain(..=end);
-            }
+        if skip > 0
+            && let Some(end) = tail.iter().position(|byte| *byte == b'\n')
+        {
+            tail.drain(..=end);
         }
         tail.retain(|byte| *byte != b'\r');
         let mut text = String::from_utf8_lossy(&tail).into_owned();

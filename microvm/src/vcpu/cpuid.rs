@@ -60,7 +60,12 @@ pub fn for_vcpu(supported: &CpuId, topology: Topology, id: u8) -> Result<CpuId, 
     entries.push(topology_leaf(1, package_shift, topology.vcpus.into(), core, apic_id));
     entries.push(topology_leaf(2, 0, 0, 0, apic_id));
     if let Some(khz) = topology.tsc_khz {
-        entries.push(kvm_cpuid_entry2 { function: TIMING_LEAF, eax: khz, ebx: LOCAL_APIC_KHZ, ..Default::default() });
+        entries.push(kvm_cpuid_entry2 {
+            function: TIMING_LEAF,
+            eax: khz,
+            ebx: LOCAL_APIC_KHZ,
+            ..Default::default()
+        });
     }
     CpuId::from_entries(&entries).map_err(|_| TooManyEntries)
 }
@@ -95,12 +100,20 @@ fn adjust(entry: &mut kvm_cpuid_entry2, topology: Topology, id: u8) {
             if topology.tsc_deadline {
                 entry.ecx |= features::TSC_DEADLINE;
             }
-            entry.edx = if vcpus > 1 { entry.edx | features::HTT } else { entry.edx & !features::HTT };
+            entry.edx = if vcpus > 1 {
+                entry.edx | features::HTT
+            } else {
+                entry.edx & !features::HTT
+            };
         }
         // Intel's caches: levels 1 and 2 belong to one core, level 3 to the package.
         0x4 if entry.eax & 0x1f != 0 => {
             let level = entry.eax >> 5 & 0x7;
-            let sharing = if level >= 3 { (1 << shift_for(topology.vcpus)) - 1 } else { 0 };
+            let sharing = if level >= 3 {
+                (1 << shift_for(topology.vcpus)) - 1
+            } else {
+                0
+            };
             let cores = (1u32 << shift_for(topology.vcpus)) - 1;
             entry.eax = entry.eax & 0x3fff | sharing << 14 | cores.min(0x3f) << 26;
         }

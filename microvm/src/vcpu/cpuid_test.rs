@@ -1,7 +1,14 @@
 use super::*;
 
 fn supported() -> CpuId {
-    let leaf = |function, eax, ebx, ecx, edx| kvm_cpuid_entry2 { function, eax, ebx, ecx, edx, ..Default::default() };
+    let leaf = |function, eax, ebx, ecx, edx| kvm_cpuid_entry2 {
+        function,
+        eax,
+        ebx,
+        ecx,
+        edx,
+        ..Default::default()
+    };
     CpuId::from_entries(&[
         leaf(0, 0xd, 0, 0, 0),
         leaf(1, 0, 0x1234, features::VMX, 0),
@@ -15,7 +22,10 @@ fn supported() -> CpuId {
 }
 
 fn find(table: &CpuId, function: u32, index: u32) -> kvm_cpuid_entry2 {
-    let mut found = table.as_slice().iter().filter(|entry| entry.function == function && entry.index == index);
+    let mut found = table
+        .as_slice()
+        .iter()
+        .filter(|entry| entry.function == function && entry.index == index);
     let entry = *found.next().unwrap();
     assert!(found.next().is_none(), "leaf {function:#x} twice");
     entry
@@ -23,7 +33,11 @@ fn find(table: &CpuId, function: u32, index: u32) -> kvm_cpuid_entry2 {
 
 #[test]
 fn a_guest_sees_no_nested_virtualization_and_no_performance_counters() {
-    let topology = Topology { vcpus: 1, tsc_deadline: true, tsc_khz: None };
+    let topology = Topology {
+        vcpus: 1,
+        tsc_deadline: true,
+        tsc_khz: None,
+    };
     let table = for_vcpu(&supported(), topology, 0).unwrap();
     assert_eq!(find(&table, 1, 0).ecx & features::VMX, 0);
     assert_eq!(find(&table, 0x8000_0001, 0).ecx, 1);
@@ -32,7 +46,11 @@ fn a_guest_sees_no_nested_virtualization_and_no_performance_counters() {
 
 #[test]
 fn each_vcpu_has_its_own_id_in_one_package() {
-    let topology = Topology { vcpus: 3, tsc_deadline: false, tsc_khz: Some(2_000_000) };
+    let topology = Topology {
+        vcpus: 3,
+        tsc_deadline: false,
+        tsc_khz: Some(2_000_000),
+    };
     let table = for_vcpu(&supported(), topology, 2).unwrap();
     let one = find(&table, 1, 0);
     assert_eq!(one.ebx, 2 << 24 | 3 << 16 | 8 << 8 | 0x34);

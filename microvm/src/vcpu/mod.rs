@@ -2,8 +2,8 @@
 //!
 //! Distrusts the guest: every exit is a request of its own making.
 
-pub mod cpuid;
 pub mod counters;
+pub mod cpuid;
 pub mod registers;
 mod run;
 

@@ -64,7 +64,7 @@ pub fn write_tables(memory: &GuestMemory) -> Result<u64, RegistersError> {
     memory.write_obj(directory_pointers | PAGE_PRESENT_WRITABLE, PAGE_TABLES)?;
     memory.write_obj(directory | PAGE_PRESENT_WRITABLE, GuestAddress(directory_pointers))?;
     let entries: Vec<u8> = (0..PAGE_SIZE / 8)
-        .flat_map(|index| (index * LARGE_PAGE | PAGE_PRESENT_WRITABLE | PAGE_LARGE).to_le_bytes())
+        .flat_map(|index| ((index * LARGE_PAGE) | PAGE_PRESENT_WRITABLE | PAGE_LARGE).to_le_bytes())
         .collect();
     memory.write_slice(&entries, GuestAddress(directory))?;
     Ok((descriptors.len() as u64 + 2) * 8 + PAGE_SIZE)
@@ -73,13 +73,25 @@ pub fn write_tables(memory: &GuestMemory) -> Result<u64, RegistersError> {
 /// Sets what all vCPUs have in common.
 pub fn set_common(vcpu: &VcpuFd) -> Result<(), RegistersError> {
     let msrs = [
-        kvm_msr_entry { index: MSR_MISC_ENABLE, data: MISC_ENABLE_FAST_STRING, ..Default::default() },
-        kvm_msr_entry { index: MSR_MTRR_DEFAULT, data: MTRR_ENABLED_WRITE_BACK, ..Default::default() },
+        kvm_msr_entry {
+            index: MSR_MISC_ENABLE,
+            data: MISC_ENABLE_FAST_STRING,
+            ..Default::default()
+        },
+        kvm_msr_entry {
+            index: MSR_MTRR_DEFAULT,
+            data: MTRR_ENABLED_WRITE_BACK,
+            ..Default::default()
+        },
     ];
     let refuse = refused("model-specific registers");
     let msrs = Msrs::from_entries(&msrs).map_err(|_| refuse(errno::Error::new(nix::libc::E2BIG)))?;
     vcpu.set_msrs(&msrs).map_err(refuse)?;
-    let fpu = kvm_fpu { fcw: FPU_CONTROL, mxcsr: SSE_CONTROL, ..Default::default() };
+    let fpu = kvm_fpu {
+        fcw: FPU_CONTROL,
+        mxcsr: SSE_CONTROL,
+        ..Default::default()
+    };
     vcpu.set_fpu(&fpu).map_err(refused("floating-point state"))
 }
 
@@ -89,14 +101,27 @@ pub fn set_boot(vcpu: &VcpuFd, entry: GuestAddress) -> Result<(), RegistersError
     let data = segment(DATA_SELECTOR, DATA_DESCRIPTOR);
     special.cs = segment(CODE_SELECTOR, CODE_DESCRIPTOR);
     (special.ds, special.es, special.fs, special.gs, special.ss) = (data, data, data, data, data);
-    special.gdt = kvm_dtable { base: GDT.0, limit: 4 * 8 - 1, ..Default::default() };
-    special.idt = kvm_dtable { base: IDT.0, limit: 8 - 1, ..Default::default() };
+    special.gdt = kvm_dtable {
+        base: GDT.0,
+        limit: 4 * 8 - 1,
+        ..Default::default()
+    };
+    special.idt = kvm_dtable {
+        base: IDT.0,
+        limit: 8 - 1,
+        ..Default::default()
+    };
     special.cr0 = CR0_PROTECTED | CR0_EXTENSION | CR0_PAGING;
     special.cr3 = PAGE_TABLES.0;
     special.cr4 = CR4_PAE;
     special.efer = EFER_LONG_MODE;
     vcpu.set_sregs(&special).map_err(refused("special registers"))?;
-    let general = kvm_regs { rip: entry.0, rsi: ZERO_PAGE.0, rflags: RFLAGS_RESERVED, ..Default::default() };
+    let general = kvm_regs {
+        rip: entry.0,
+        rsi: ZERO_PAGE.0,
+        rflags: RFLAGS_RESERVED,
+        ..Default::default()
+    };
     vcpu.set_regs(&general).map_err(refused("general registers"))
 }
 

@@ -42,7 +42,11 @@ impl Vcpu {
     /// Makes vCPU `id` of `vcpus`; number 0 starts at `entry`.
     pub fn new(vm: &Vm, id: u8, vcpus: u8, entry: GuestAddress) -> Result<Vcpu, VcpuError> {
         let fd = vm.create_vcpu(id)?;
-        let topology = cpuid::Topology { vcpus, tsc_deadline: vm.has_tsc_deadline(), tsc_khz: fd.get_tsc_khz().ok() };
+        let topology = cpuid::Topology {
+            vcpus,
+            tsc_deadline: vm.has_tsc_deadline(),
+            tsc_khz: fd.get_tsc_khz().ok(),
+        };
         let table = cpuid::for_vcpu(vm.supported_cpuid(), topology, id)?;
         fd.set_cpuid2(&table).map_err(VcpuError::Features)?;
         registers::set_common(&fd)?;
@@ -101,7 +105,10 @@ fn handle(exit: VcpuExit<'_>, io: &Io, counters: &ExitCounters) -> Option<StopCa
 fn describe(vcpu: &Vcpu) -> String {
     match (vcpu.fd.get_regs(), vcpu.fd.get_sregs()) {
         (Ok(general), Ok(special)) => {
-            format!("vCPU {} at {:#x}, stack {:#x}, cr2 {:#x}", vcpu.id, general.rip, general.rsp, special.cr2)
+            format!(
+                "vCPU {} at {:#x}, stack {:#x}, cr2 {:#x}",
+                vcpu.id, general.rip, general.rsp, special.cr2
+            )
         }
         _ => format!("vCPU {}, registers unreadable", vcpu.id),
     }

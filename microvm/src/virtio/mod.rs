@@ -1,9 +1,9 @@
 //! virtio 1.2 devices and the PCI transport they share.
 
 pub mod blk;
+pub(crate) mod buffers;
 pub mod device;
 pub mod fs;
-pub(crate) mod buffers;
 pub(crate) mod ring;
 pub mod rng;
 pub mod transport;

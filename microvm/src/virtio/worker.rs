@@ -37,11 +37,17 @@ impl QueueWorker {
     where
         H: for<'m> FnMut(&'m GuestMemory, Chain<'m>) -> u32 + Send + 'static,
     {
-        let stop = Arc::new(EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
+        let stop = Arc::new(EventFd::from_value_and_flags(
+            0,
+            EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK,
+        )?);
         let stopped = stop.clone();
         let body = move || serve(&memory, ring, handle, &stopped);
         let thread = spawn_worker(name, ThreadKind::Block, body)?;
-        Ok(QueueWorker { stop, thread: Some(thread) })
+        Ok(QueueWorker {
+            stop,
+            thread: Some(thread),
+        })
     }
 }
 
@@ -63,7 +69,10 @@ where
 {
     loop {
         drain(memory, &mut ring, &mut handle, stop);
-        let mut events = [PollFd::new(stop.as_fd(), PollFlags::POLLIN), PollFd::new(ring.kick(), PollFlags::POLLIN)];
+        let mut events = [
+            PollFd::new(stop.as_fd(), PollFlags::POLLIN),
+            PollFd::new(ring.kick(), PollFlags::POLLIN),
+        ];
         match poll(&mut events, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => {

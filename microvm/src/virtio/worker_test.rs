@@ -11,13 +11,28 @@ fn chains_are_served_and_interrupts_sent_until_the_worker_is_dropped() {
     let ring = Ring::new(active, 0, 0, interrupt.clone());
     let worker = QueueWorker::start("test", memory.clone(), ring, |_, chain| chain.count() as u32).unwrap();
     for _ in 0..20 {
-        driver.add(&[Piece { at: 0x1000, len: 8, writable: false }, Piece { at: 0x2000, len: 8, writable: true }]);
+        driver.add(&[
+            Piece {
+                at: 0x1000,
+                len: 8,
+                writable: false,
+            },
+            Piece {
+                at: 0x2000,
+                len: 8,
+                writable: true,
+            },
+        ]);
         driver.kick();
         assert_eq!(driver.wait_used("a served chain").1, 2);
     }
     assert!(interrupt.count(0) >= 1);
     drop(worker);
-    driver.add(&[Piece { at: 0x1000, len: 8, writable: false }]);
+    driver.add(&[Piece {
+        at: 0x1000,
+        len: 8,
+        writable: false,
+    }]);
     driver.kick();
     std::thread::sleep(std::time::Duration::from_millis(20));
     assert_eq!(driver.take_used(), None);

@@ -1,14 +1,14 @@
 //! The register side of the device and its worker.
 
-use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_WRITE_ZEROES,
 };
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
+use super::SECTOR;
 use super::disk::Disk;
 use super::request::{self, MAX_RANGE_SECTORS, MAX_RANGES};
-use super::SECTOR;
 use crate::virtio::device::{ActivateError, Activation, GuestMemory, VirtioDevice};
 use crate::virtio::ring::{Chain, Ring};
 use crate::virtio::worker::QueueWorker;
@@ -30,7 +30,11 @@ impl BlkDevice {
     /// Not active.
     pub fn new(disk: Disk) -> BlkDevice {
         let config = config(disk.bounds().capacity);
-        BlkDevice { disk, config, worker: None }
+        BlkDevice {
+            disk,
+            config,
+            worker: None,
+        }
     }
 }
 
@@ -80,8 +84,17 @@ impl VirtioDevice for BlkDevice {
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
         let failed = |reason: String| ActivateError { device: "blk", reason };
-        let Activation { memory, features, queues, interrupt } = activation;
-        let queue = queues.into_iter().next().flatten().ok_or_else(|| failed("its queue is not enabled".to_owned()))?;
+        let Activation {
+            memory,
+            features,
+            queues,
+            interrupt,
+        } = activation;
+        let queue = queues
+            .into_iter()
+            .next()
+            .flatten()
+            .ok_or_else(|| failed("its queue is not enabled".to_owned()))?;
         let ring = Ring::new(queue, 0, features, interrupt);
         let disk = self.disk.try_clone().map_err(|error| failed(error.to_string()))?;
         let serve = move |memory: &GuestMemory, chain: Chain<'_>| serve(&disk, memory, chain);
@@ -97,7 +110,9 @@ impl VirtioDevice for BlkDevice {
 
 /// Performs one chain; returns the number of bytes written to guest memory.
 fn serve(disk: &Disk, memory: &GuestMemory, chain: Chain<'_>) -> u32 {
-    let Some(parsed) = request::parse(memory, chain, disk.bounds()) else { return 0 };
+    let Some(parsed) = request::parse(memory, chain, disk.bounds()) else {
+        return 0;
+    };
     let (status, filled) = match &parsed.request {
         Ok(request) => disk.perform(request),
         Err(status) => (*status, 0),

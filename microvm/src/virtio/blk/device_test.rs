@@ -21,12 +21,27 @@ fn rig(read_only: bool) -> Rig {
     }
     let memory = guest_memory(1 << 20);
     let (driver, active) = FakeQueue::new(&memory, 0, 64);
-    let disk = Disk::new(file.try_clone().unwrap(), "a-disk-with-a-very-long-name".to_owned(), read_only).unwrap();
+    let disk = Disk::new(
+        file.try_clone().unwrap(),
+        "a-disk-with-a-very-long-name".to_owned(),
+        read_only,
+    )
+    .unwrap();
     let mut device = BlkDevice::new(disk);
     let interrupt = counting_interrupt();
-    let activation = Activation { memory: memory.clone(), features: 0, queues: vec![Some(active)], interrupt };
+    let activation = Activation {
+        memory: memory.clone(),
+        features: 0,
+        queues: vec![Some(active)],
+        interrupt,
+    };
     device.activate(activation).unwrap();
-    Rig { memory, driver, device, file }
+    Rig {
+        memory,
+        driver,
+        device,
+        file,
+    }
 }
 
 impl Rig {
@@ -35,8 +50,16 @@ impl Rig {
         let header = [&kind.to_le_bytes()[..], &[0; 4], &sector.to_le_bytes()].concat();
         self.memory.write_slice(&header, GuestAddress(0x8000)).unwrap();
         self.memory.write_obj(0xeeu8, GuestAddress(0x9000)).unwrap();
-        let header = Piece { at: 0x8000, len: 16, writable: false };
-        let status = Piece { at: 0x9000, len: 1, writable: true };
+        let header = Piece {
+            at: 0x8000,
+            len: 16,
+            writable: false,
+        };
+        let status = Piece {
+            at: 0x9000,
+            len: 1,
+            writable: true,
+        };
         self.driver.add(&[header, data, status]);
         self.driver.kick();
         let (_, length) = self.driver.wait_used("an answer of the disk");
@@ -49,14 +72,40 @@ const DATA: u64 = 0x1_0000;
 #[test]
 fn what_was_written_is_read_back() {
     let mut rig = rig(false);
-    let read = Piece { at: DATA, len: 1024, writable: true };
+    let read = Piece {
+        at: DATA,
+        len: 1024,
+        writable: true,
+    };
     assert_eq!(rig.request(0, 7, read), (0, 1025));
     let mut bytes = [0u8; 1024];
     rig.memory.read_slice(&mut bytes, GuestAddress(DATA)).unwrap();
     assert_eq!((bytes[0], bytes[511], bytes[512]), (7, 7, 8));
     rig.memory.write_slice(&[0xab; 512], GuestAddress(DATA)).unwrap();
-    assert_eq!(rig.request(1, 9, Piece { at: DATA, len: 512, writable: false }), (0, 1));
-    assert_eq!(rig.request(4, 0, Piece { at: DATA, len: 0, writable: false }), (0, 1));
+    assert_eq!(
+        rig.request(
+            1,
+            9,
+            Piece {
+                at: DATA,
+                len: 512,
+                writable: false
+            }
+        ),
+        (0, 1)
+    );
+    assert_eq!(
+        rig.request(
+            4,
+            0,
+            Piece {
+                at: DATA,
+                len: 0,
+                writable: false
+            }
+        ),
+        (0, 1)
+    );
     let mut byte = [0u8];
     rig.file.read_exact_at(&mut byte, 9 * 512).unwrap();
     assert_eq!(byte, [0xab]);
@@ -67,7 +116,18 @@ fn discarded_ranges_read_as_zeros() {
     let mut rig = rig(false);
     let range = [&16u64.to_le_bytes()[..], &8u32.to_le_bytes(), &[0; 4]].concat();
     rig.memory.write_slice(&range, GuestAddress(DATA)).unwrap();
-    assert_eq!(rig.request(11, 0, Piece { at: DATA, len: 16, writable: false }), (0, 1));
+    assert_eq!(
+        rig.request(
+            11,
+            0,
+            Piece {
+                at: DATA,
+                len: 16,
+                writable: false
+            }
+        ),
+        (0, 1)
+    );
     let mut bytes = [1u8; 512 * 10];
     rig.file.read_exact_at(&mut bytes, 15 * 512).unwrap();
     assert_eq!((bytes[0], bytes[512], bytes[8 * 512], bytes[9 * 512]), (15, 0, 0, 24));
@@ -76,7 +136,18 @@ fn discarded_ranges_read_as_zeros() {
 #[test]
 fn the_serial_number_is_the_beginning_of_the_name() {
     let mut rig = rig(true);
-    assert_eq!(rig.request(8, 0, Piece { at: DATA, len: 20, writable: true }), (0, 21));
+    assert_eq!(
+        rig.request(
+            8,
+            0,
+            Piece {
+                at: DATA,
+                len: 20,
+                writable: true
+            }
+        ),
+        (0, 21)
+    );
     let mut bytes = [0u8; 20];
     rig.memory.read_slice(&mut bytes, GuestAddress(DATA)).unwrap();
     assert_eq!(&bytes, b"a-disk-with-a-very-l");
@@ -86,7 +157,18 @@ fn the_serial_number_is_the_beginning_of_the_name() {
 fn a_read_only_disk_is_announced_and_refuses_writes() {
     let mut rig = rig(true);
     assert_ne!(rig.device.features() & 1 << VIRTIO_BLK_F_RO, 0);
-    assert_eq!(rig.request(1, 9, Piece { at: DATA, len: 512, writable: false }), (1, 1));
+    assert_eq!(
+        rig.request(
+            1,
+            9,
+            Piece {
+                at: DATA,
+                len: 512,
+                writable: false
+            }
+        ),
+        (1, 1)
+    );
     let mut byte = [0u8];
     rig.file.read_exact_at(&mut byte, 9 * 512).unwrap();
     assert_eq!(byte, [9]);
@@ -96,8 +178,30 @@ fn a_read_only_disk_is_announced_and_refuses_writes() {
 fn a_file_that_shrank_is_an_error_of_the_request() {
     let mut rig = rig(false);
     rig.file.set_len(512).unwrap();
-    assert_eq!(rig.request(0, 100, Piece { at: DATA, len: 512, writable: true }), (1, 1));
-    assert_eq!(rig.request(0, 0, Piece { at: DATA, len: 512, writable: true }), (0, 513));
+    assert_eq!(
+        rig.request(
+            0,
+            100,
+            Piece {
+                at: DATA,
+                len: 512,
+                writable: true
+            }
+        ),
+        (1, 1)
+    );
+    assert_eq!(
+        rig.request(
+            0,
+            0,
+            Piece {
+                at: DATA,
+                len: 512,
+                writable: true
+            }
+        ),
+        (0, 513)
+    );
 }
 
 #[test]

@@ -59,7 +59,11 @@ impl Disk {
         if capacity == 0 {
             return Err(DiskError::Empty { id, bytes });
         }
-        Ok(Disk { file, id, bounds: Bounds { capacity, read_only } })
+        Ok(Disk {
+            file,
+            id,
+            bounds: Bounds { capacity, read_only },
+        })
     }
 
     /// What requests are checked against.
@@ -69,7 +73,11 @@ impl Disk {
 
     /// Another handle of the same disk, for a worker.
     pub fn try_clone(&self) -> std::io::Result<Disk> {
-        Ok(Disk { file: self.file.try_clone()?, id: self.id.clone(), bounds: self.bounds })
+        Ok(Disk {
+            file: self.file.try_clone()?,
+            id: self.id.clone(),
+            bounds: self.bounds,
+        })
     }
 
     /// Performs a request; returns the status and how many bytes of its room were filled.
@@ -120,15 +128,28 @@ impl Disk {
         let mut done = 0;
         while done < data.len() {
             let rest = data.part(done, usize::MAX);
-            let guards: Vec<_> = rest.slices().iter().take(MAX_PIECES).map(|slice| slice.ptr_guard_mut()).collect();
+            let guards: Vec<_> = rest
+                .slices()
+                .iter()
+                .take(MAX_PIECES)
+                .map(|slice| slice.ptr_guard_mut())
+                .collect();
             let pieces: Vec<iovec> = guards
                 .iter()
-                .map(|guard| iovec { iov_base: guard.as_ptr().cast(), iov_len: guard.len() })
+                .map(|guard| iovec {
+                    iov_base: guard.as_ptr().cast(),
+                    iov_len: guard.len(),
+                })
                 .collect();
             // SAFETY: every piece lies in guest memory, which `data` borrows; the kernel's accesses to it are no Rust references,
             // and what the guest does to that memory meanwhile is its own business.
             let moved = unsafe {
-                call(self.file.as_raw_fd(), pieces.as_ptr(), pieces.len() as i32, (start + done as u64) as i64)
+                call(
+                    self.file.as_raw_fd(),
+                    pieces.as_ptr(),
+                    pieces.len() as i32,
+                    (start + done as u64) as i64,
+                )
             };
             match Errno::result(moved) {
                 // The file became shorter.

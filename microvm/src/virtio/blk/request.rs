@@ -184,7 +184,11 @@ fn writable(bounds: Bounds) -> Result<(), Status> {
 fn check(sector: u64, length: u64, bounds: Bounds) -> Result<u64, Status> {
     let start = sector.checked_mul(SECTOR).ok_or(Status::IoError)?;
     let end = start.checked_add(length).ok_or(Status::IoError)?;
-    if end <= bounds.capacity && length.is_multiple_of(SECTOR) { Ok(start) } else { Err(Status::IoError) }
+    if end <= bounds.capacity && length.is_multiple_of(SECTOR) {
+        Ok(start)
+    } else {
+        Err(Status::IoError)
+    }
 }
 
 fn ranges(payload: &Buffers<'_>, bounds: Bounds, allowed_flags: u32) -> Result<Vec<Range>, Status> {
@@ -194,7 +198,9 @@ fn ranges(payload: &Buffers<'_>, bounds: Bounds, allowed_flags: u32) -> Result<V
     }
     let parse = |index: usize| {
         let mut raw = RawRange::new_zeroed();
-        payload.part(index * size_of::<RawRange>(), size_of::<RawRange>()).copy_to(raw.as_mut_bytes());
+        payload
+            .part(index * size_of::<RawRange>(), size_of::<RawRange>())
+            .copy_to(raw.as_mut_bytes());
         if raw.flags & !allowed_flags != 0 {
             return Err(Status::Unsupported);
         }
@@ -202,7 +208,11 @@ fn ranges(payload: &Buffers<'_>, bounds: Bounds, allowed_flags: u32) -> Result<V
             return Err(Status::IoError);
         }
         let length = u64::from(raw.sectors) * SECTOR;
-        Ok(Range { start: check(raw.sector, length, bounds)?, length, may_unmap: raw.flags & MAY_UNMAP != 0 })
+        Ok(Range {
+            start: check(raw.sector, length, bounds)?,
+            length,
+            may_unmap: raw.flags & MAY_UNMAP != 0,
+        })
     };
     (0..count).map(parse).collect()
 }

@@ -1,8 +1,8 @@
 //! Entropy device (virtio 1.2, 5.4): fills buffers from the host's random pool.
 
 use nix::errno::Errno;
-use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
 use super::buffers::{Buffers, Direction};
 use super::device::{ActivateError, Activation, GuestMemory, VirtioDevice};
@@ -46,8 +46,17 @@ impl VirtioDevice for RngDevice {
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
         let failed = |reason: String| ActivateError { device: "rng", reason };
-        let Activation { memory, features, queues, interrupt } = activation;
-        let queue = queues.into_iter().next().flatten().ok_or_else(|| failed("its queue is not enabled".to_owned()))?;
+        let Activation {
+            memory,
+            features,
+            queues,
+            interrupt,
+        } = activation;
+        let queue = queues
+            .into_iter()
+            .next()
+            .flatten()
+            .ok_or_else(|| failed("its queue is not enabled".to_owned()))?;
         let ring = Ring::new(queue, 0, features, interrupt);
         let worker = QueueWorker::start("rng", memory, ring, fill).map_err(|error| failed(error.to_string()))?;
         self.worker = Some(worker);
@@ -61,7 +70,9 @@ impl VirtioDevice for RngDevice {
 
 /// Fills one chain; returns how many bytes it got. A chain that cannot be written gets none.
 fn fill(memory: &GuestMemory, chain: Chain<'_>) -> u32 {
-    let Ok(buffers) = Buffers::collect(memory, chain, Direction::Writable) else { return 0 };
+    let Ok(buffers) = Buffers::collect(memory, chain, Direction::Writable) else {
+        return 0;
+    };
     let mut bytes = [0u8; MAX_BYTES];
     let wanted = bytes.get_mut(..buffers.len().min(MAX_BYTES)).unwrap_or_default();
     match random(wanted) {
@@ -78,7 +89,11 @@ fn fill(memory: &GuestMemory, chain: Chain<'_>) -> u32 {
 pub fn random(bytes: &mut [u8]) -> Result<(), Errno> {
     // SAFETY: pointer and length are of one live, writable slice.
     let done = unsafe { nix::libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-    if Errno::result(done)? as usize == bytes.len() { Ok(()) } else { Err(Errno::EIO) }
+    if Errno::result(done)? as usize == bytes.len() {
+        Ok(())
+    } else {
+        Err(Errno::EIO)
+    }
 }
 
 #[cfg(test)]

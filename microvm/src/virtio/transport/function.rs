@@ -122,7 +122,10 @@ impl VirtioFunction {
         let failed = |reason: String| TransportError::Queues { kind, reason };
         let sizes = device.queue_sizes();
         if sizes.len() > MAX_QUEUES {
-            return Err(failed(format!("{} queues, at most {MAX_QUEUES} are possible", sizes.len())));
+            return Err(failed(format!(
+                "{} queues, at most {MAX_QUEUES} are possible",
+                sizes.len()
+            )));
         }
         let kicks: Result<Vec<EventFd>, _> = sizes.iter().map(|_| EventFd::new(EFD_NONBLOCK)).collect();
         let kicks = kicks.map_err(|error| failed(error.to_string()))?;
@@ -164,7 +167,10 @@ impl VirtioFunction {
         for (queue, kick) in queues.into_iter().zip(&self.kicks) {
             active.push(match queue {
                 None => None,
-                Some(queue) => Some(ActiveQueue { queue, kick: kick.try_clone().map_err(|error| error.to_string())? }),
+                Some(queue) => Some(ActiveQueue {
+                    queue,
+                    kick: kick.try_clone().map_err(|error| error.to_string())?,
+                }),
             });
         }
         self.place_doorbells();
@@ -187,16 +193,25 @@ impl VirtioFunction {
     /// Moves the doorbells to where BAR 0 is now: nowhere, unless the device is active and memory decoding is on.
     /// A doorbell that cannot be registered still works, through an exit.
     fn place_doorbells(&mut self) {
-        let wanted = self.config.bar().map(|(base, _)| base).filter(|_| self.registers.is_active());
+        let wanted = self
+            .config
+            .bar()
+            .map(|(base, _)| base)
+            .filter(|_| self.registers.is_active());
         if wanted == self.registered_at {
             return;
         }
         let address = |base: u64, index: usize| base + bar::NOTIFY + index as u64 * bar::NOTIFY_STEP;
         for (index, kick) in self.kicks.iter().enumerate() {
-            let removed = self.registered_at.map(|base| self.doorbells.remove(kick, address(base, index)));
+            let removed = self
+                .registered_at
+                .map(|base| self.doorbells.remove(kick, address(base, index)));
             let added = wanted.map(|base| self.doorbells.add(kick, address(base, index)));
             for error in [removed, added].into_iter().flatten().filter_map(Result::err) {
-                tracing::debug!("queue {index} of virtio device type {}: {error}", self.device.device_type());
+                tracing::debug!(
+                    "queue {index} of virtio device type {}: {error}",
+                    self.device.device_type()
+                );
             }
         }
         self.registered_at = wanted;
@@ -218,7 +233,9 @@ impl VirtioFunction {
     /// Serves the PCI access capability (virtio 1.2, 4.1.4.9). Reads of its data do not exit, so the data is fetched when the
     /// window is moved; firmware, which this is for, moves it for every access.
     fn serve_access(&mut self, wrote_data: bool) {
-        let Some((offset, length)) = self.access_window() else { return };
+        let Some((offset, length)) = self.access_window() else {
+            return;
+        };
         let at = self.access_capability + capability::ACCESS_DATA;
         let mut data = [0u8; 4];
         let Some(part) = data.get_mut(..length) else { return };
@@ -259,7 +276,10 @@ impl PciFunction for VirtioFunction {
         data.fill(0);
         match offset {
             bar::COMMON..bar::COMMON_END => self.registers.read(offset - bar::COMMON, data, &self.interrupts),
-            bar::ISR => data.iter_mut().take(1).for_each(|byte| *byte = self.interrupts.take_isr()),
+            bar::ISR => data
+                .iter_mut()
+                .take(1)
+                .for_each(|byte| *byte = self.interrupts.take_isr()),
             bar::DEVICE..bar::DEVICE_END => self.device.read_config(offset - bar::DEVICE, data),
             bar::MSIX_TABLE..bar::MSIX_TABLE_END => self.interrupts.msix().read_table(offset - bar::MSIX_TABLE, data),
             bar::MSIX_PENDING..bar::MSIX_PENDING_END => {
@@ -271,13 +291,11 @@ impl PciFunction for VirtioFunction {
 
     fn write_bar(&mut self, offset: u64, data: &[u8]) {
         match offset {
-            bar::COMMON..bar::COMMON_END => {
-                match self.registers.write(offset - bar::COMMON, data, &self.interrupts) {
-                    Effect::None => {}
-                    Effect::Reset => self.reset(),
-                    Effect::Activate => self.activate(),
-                }
-            }
+            bar::COMMON..bar::COMMON_END => match self.registers.write(offset - bar::COMMON, data, &self.interrupts) {
+                Effect::None => {}
+                Effect::Reset => self.reset(),
+                Effect::Activate => self.activate(),
+            },
             bar::DEVICE..bar::DEVICE_END => self.device.write_config(offset - bar::DEVICE, data),
             bar::MSIX_TABLE..bar::MSIX_TABLE_END => {
                 self.interrupts.msix().write_table(offset - bar::MSIX_TABLE, data);
@@ -303,7 +321,11 @@ fn identity(kind: u32) -> Identity {
         vendor: VENDOR,
         device: DEVICE_BASE + kind as u16,
         revision: REVISION,
-        class: if kind == TYPE_BLOCK { CLASS_STORAGE } else { CLASS_UNASSIGNED },
+        class: if kind == TYPE_BLOCK {
+            CLASS_STORAGE
+        } else {
+            CLASS_UNASSIGNED
+        },
         subsystem: DEVICE_BASE + kind as u16,
     }
 }
@@ -330,7 +352,13 @@ fn add_capabilities(config: &mut ConfigSpace, queues: usize) -> Option<(usize, u
         config.add_capability(capability::VENDOR_SPECIFIC, &body, writable)
     };
     add(capability::COMMON, bar::COMMON, bar::COMMON_END, &[], &[])?;
-    add(capability::NOTIFY, bar::NOTIFY, bar::NOTIFY_END, &(bar::NOTIFY_STEP as u32).to_le_bytes(), &[])?;
+    add(
+        capability::NOTIFY,
+        bar::NOTIFY,
+        bar::NOTIFY_END,
+        &(bar::NOTIFY_STEP as u32).to_le_bytes(),
+        &[],
+    )?;
     add(capability::ISR, bar::ISR, bar::ISR + 1, &[], &[])?;
     add(capability::DEVICE, bar::DEVICE, bar::DEVICE_END, &[], &[])?;
     // After length and type the guest writes: bar, nothing, offset, length, data.
@@ -342,3 +370,6 @@ fn add_capabilities(config: &mut ConfigSpace, queues: usize) -> Option<(usize, u
     Some((msix, access))
 }
 
+#[cfg(test)]
+#[path = "function_test.rs"]
+mod function_test;

@@ -61,7 +61,9 @@ impl Interrupts {
 
     /// Vector of a queue.
     pub fn queue_vector(&self, queue: u16) -> u16 {
-        self.queue_vectors.get(usize::from(queue)).map_or(NO_VECTOR, |vector| vector.load(Ordering::Acquire))
+        self.queue_vectors
+            .get(usize::from(queue))
+            .map_or(NO_VECTOR, |vector| vector.load(Ordering::Acquire))
     }
 
     /// As `set_config_vector`.
@@ -83,7 +85,11 @@ impl Interrupts {
     }
 
     fn existing(&self, vector: u16) -> u16 {
-        if vector < self.msix().count() { vector } else { NO_VECTOR }
+        if vector < self.msix().count() {
+            vector
+        } else {
+            NO_VECTOR
+        }
     }
 
     fn signal(&self, vector: u16, isr: u8) {

@@ -64,7 +64,14 @@ struct QueueSetup {
 
 impl QueueSetup {
     fn new(max_size: u16) -> QueueSetup {
-        QueueSetup { max_size, size: max_size, enabled: false, descriptors: 0, driver: 0, device: 0 }
+        QueueSetup {
+            max_size,
+            size: max_size,
+            enabled: false,
+            descriptors: 0,
+            driver: 0,
+            device: 0,
+        }
     }
 
     /// The queue, if its rings lie in guest memory and are aligned.
@@ -87,7 +94,11 @@ impl QueueSetup {
         queue.set_ready(true);
         // The sizes of the three rings (virtio 1.2, 2.7); `Queue::is_valid` would refuse rings that end where memory ends.
         let entries = usize::from(self.size);
-        let rings = [(self.descriptors, 16 * entries), (self.driver, 6 + 2 * entries), (self.device, 6 + 8 * entries)];
+        let rings = [
+            (self.descriptors, 16 * entries),
+            (self.driver, 6 + 2 * entries),
+            (self.device, 6 + 8 * entries),
+        ];
         let inside = |(start, length): (u64, usize)| memory.check_range(GuestAddress(start), length);
         rings.into_iter().all(inside).then_some(queue)
     }
@@ -153,7 +164,11 @@ impl Registers {
     pub fn read(&self, offset: u64, data: &mut [u8], interrupts: &Interrupts) {
         let image = self.image(interrupts);
         for (at, byte) in (offset..).zip(data) {
-            *byte = usize::try_from(at).ok().and_then(|at| image.get(at)).copied().unwrap_or(0);
+            *byte = usize::try_from(at)
+                .ok()
+                .and_then(|at| image.get(at))
+                .copied()
+                .unwrap_or(0);
         }
     }
 
@@ -248,7 +263,9 @@ impl Registers {
     /// The selected queue, as long as it may be changed: features are agreed, the driver is not ready, it is not enabled.
     fn writable_queue(&mut self) -> Option<&mut QueueSetup> {
         let open = self.status & (status::FEATURES_OK | status::DRIVER_OK) == status::FEATURES_OK;
-        self.queues.get_mut(usize::from(self.queue_select)).filter(|queue| open && !queue.enabled)
+        self.queues
+            .get_mut(usize::from(self.queue_select))
+            .filter(|queue| open && !queue.enabled)
     }
 
     fn write_status(&mut self, value: u8) -> Effect {
@@ -264,7 +281,11 @@ impl Registers {
         }
         // The driver must not clear single bits; they stay.
         self.status |= added;
-        if added & status::DRIVER_OK != 0 && self.is_active() { Effect::Activate } else { Effect::None }
+        if added & status::DRIVER_OK != 0 && self.is_active() {
+            Effect::Activate
+        } else {
+            Effect::None
+        }
     }
 
     fn features_are_acceptable(&self) -> bool {
@@ -274,7 +295,11 @@ impl Registers {
 
 fn set_half(value: &mut u64, high: bool, half: u32) {
     let half = u64::from(half);
-    *value = if high { *value & 0xffff_ffff | half << 32 } else { *value & !0xffff_ffff | half };
+    *value = if high {
+        *value & 0xffff_ffff | half << 32
+    } else {
+        *value & !0xffff_ffff | half
+    };
 }
 
 #[cfg(test)]

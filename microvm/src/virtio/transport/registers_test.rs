@@ -17,7 +17,10 @@ struct Rig {
 
 impl Rig {
     fn new() -> Rig {
-        Rig { registers: Registers::new(1 << 5, &[8, 16]), interrupts: Interrupts::new(2, Arc::new(Nowhere)) }
+        Rig {
+            registers: Registers::new(1 << 5, &[8, 16]),
+            interrupts: Interrupts::new(2, Arc::new(Nowhere)),
+        }
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) -> Effect {
@@ -74,7 +77,10 @@ fn the_usual_order_activates_with_what_was_negotiated() {
     let queues = rig.registers.build_queues(&guest_memory(1 << 20)).unwrap();
     assert!(queues[0].is_none());
     let queue = queues[1].as_ref().unwrap();
-    assert_eq!((queue.size(), queue.desc_table(), queue.used_ring()), (8, 0x1000, 0x3000));
+    assert_eq!(
+        (queue.size(), queue.desc_table(), queue.used_ring()),
+        (8, 0x1000, 0x3000)
+    );
     assert_eq!(rig.write(field::STATUS, &[15]), Effect::None, "twice is once");
     assert_eq!(rig.write(field::STATUS, &[0]), Effect::Reset);
     rig.registers.reset();
@@ -93,7 +99,11 @@ fn features_that_were_not_offered_or_a_legacy_driver_are_refused() {
         rig.write_u32(field::DRIVER_FEATURE, high);
         rig.write(field::STATUS, &[11]);
         assert_eq!(rig.read::<1>(field::STATUS), [3]);
-        assert_eq!(rig.write(field::STATUS, &[15]), Effect::None, "no DRIVER_OK without FEATURES_OK");
+        assert_eq!(
+            rig.write(field::STATUS, &[15]),
+            Effect::None,
+            "no DRIVER_OK without FEATURES_OK"
+        );
         assert!(!rig.registers.is_active());
     }
 }
@@ -137,12 +147,16 @@ fn nonsense_sizes_and_selectors_are_dropped() {
 
 #[test]
 fn a_queue_outside_of_memory_or_misaligned_is_found() {
-    for descriptors in [0x1008, 1 << 20, (1 << 20) - 64, u64::MAX & !15] {
+    for descriptors in [0x1008, 1 << 20, (1 << 20) - 64, !15] {
         let mut rig = Rig::new();
         rig.negotiate();
         rig.set_up_queue(0, descriptors);
         rig.write(field::STATUS, &[15]);
-        assert_eq!(rig.registers.build_queues(&guest_memory(1 << 20)).map(drop), Err(0), "{descriptors:#x}");
+        assert_eq!(
+            rig.registers.build_queues(&guest_memory(1 << 20)).map(drop),
+            Err(0),
+            "{descriptors:#x}"
+        );
     }
 }
 

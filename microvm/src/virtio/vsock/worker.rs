@@ -184,8 +184,7 @@ impl<'m> Worker<'m> {
         }
         while let Some(id) = self.close_deadlines.pop(now) {
             if let Some(Connection {
-                phase: Phase::Closing,
-                ..
+                phase: Phase::Closing, ..
             }) = self.table.get(id)
             {
                 self.abort(id, ConnectError::TimedOut);
