@@ -2,7 +2,7 @@
 # Common parts of the test host's scripts: messages with times, the artefact cache, bounded waits.
 # Sourced by e2e/host and by the build scripts beside this file.
 
-: "${BULKHEAD_CACHE:=${XDG_CACHE_HOME:-$HOME/.cache}/bulkhead}"
+: "${BULKHEAD_CACHE:=${HOME:-/root}/.cache/bulkhead}"
 BULKHEAD_CACHE=$(realpath -m "$BULKHEAD_CACHE")
 IMAGE_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 E2E_DIR=$(dirname "$IMAGE_DIR")
@@ -80,10 +80,22 @@ artefact() {
             mkdir -p "$tmp"
             "$1" "$tmp" "${@:2}" {lock}>&-
             mv "$tmp" "$dir"
+            prune "$name-*" 1440 {lock}>&-
         fi
         exec {lock}>&-
     fi
+    touch "$dir"
     printf '%s\n' "$dir"
+}
+
+# prune PATTERN MINUTES: removes the artefacts whose names match and that nobody has wanted or had open for so long.
+prune() {
+    local dir
+    while read -r dir; do
+        if [[ -n $(find /proc/[0-9]*/fd -lname "$dir/*" -print -quit 2>/dev/null) ]]; then continue; fi
+        say "removing ${dir##*/} from the cache"
+        remove_tree "$dir"
+    done < <(find "$BULKHEAD_CACHE/artefacts" -mindepth 1 -maxdepth 1 -type d -name "$1" -mmin "+$2")
 }
 
 # remove_tree DIR: removes DIR, but never crosses into a mount that a failed build left in it.

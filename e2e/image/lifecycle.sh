@@ -221,14 +221,7 @@ host_status() {
         "$(<"$RUN/port")" "$(cat "$RUN/build" 2>/dev/null || echo none)" "$RUN/shared" "$RUN/console.log"
 }
 
-# host_clean: removes artefacts that neither a running host nor the present inputs need.
+# host_clean: removes artefacts that no running host has open and that were not wanted for an hour.
 host_clean() {
-    local dir keep
-    keep=$(tr '\0' '\n' < <(cat /proc/[0-9]*/cmdline 2>/dev/null) | grep -F "$BULKHEAD_CACHE/artefacts/" || true)
-    for dir in "$BULKHEAD_CACHE"/artefacts/*; do
-        [[ -d $dir ]] || continue
-        if [[ -z $(find "$dir" -maxdepth 0 -mtime +7) ]] || grep -qF "$dir/" <<<"$keep"; then continue; fi
-        say "removing ${dir##*/}"
-        remove_tree "$dir"
-    done
+    [[ ! -d $BULKHEAD_CACHE/artefacts ]] || prune '*' 60
 }
