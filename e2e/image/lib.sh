@@ -92,7 +92,7 @@ artefact() {
 prune() {
     local dir
     while read -r dir; do
-        if [[ -n $(find /proc/[0-9]*/fd -lname "$dir/*" -print -quit 2>/dev/null) ]]; then continue; fi
+        if [[ -n $(find /proc/[0-9]*/fd \( -lname "$dir" -o -lname "$dir/*" \) -print -quit 2>/dev/null) ]]; then continue; fi
         say "removing ${dir##*/} from the cache"
         remove_tree "$dir"
     done < <(find "$BULKHEAD_CACHE/artefacts" -mindepth 1 -maxdepth 1 -type d -name "$1" -mmin "+$2")
