@@ -2,6 +2,8 @@
 
 import os
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -25,6 +27,7 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "long: takes minutes; runs only with --long")
     config.addinivalue_line("markers", "bulkhead: has no counterpart under runc; left out with --runc-only")
     config.addinivalue_line("markers", "needs_containerd2: uses what containerd 1.7 does not have")
+    config.addinivalue_line("markers", "shim_sandboxer: pods through containerd's sandbox API")
     config.addinivalue_line("markers", "callers: a smoke run of a caller; these run on every flavour of the host")
 
 
@@ -54,29 +57,48 @@ def warm(request):
 
 
 @pytest.fixture(scope="session")
-def recorder(request, warm):
-    """runc's answers to every case of this session."""
-    found = answers.Recorder(fresh=request.config.getoption("--runc-fresh"))
-    parameters = [
-        item.callspec.params
-        for item in request.session.items
-        if hasattr(item, "callspec") and not item.get_closest_marker("skip")
-    ]
-    cases = [one["case"] for one in parameters if "case" in one] + [one["group"].case() for one in parameters if "group" in one]
+def crictl(tmp_path_factory):
+    """A started crictl, for the scripts' function of this name; where the host has none of its own."""
+    if shutil.which("crictl"):
+        yield
+        return
+    path = str(tmp_path_factory.mktemp("crictl") / "socket")
+    server = subprocess.Popen([sys.executable, str(shell.TOOLS / "crictl"), "serve", path], stdin=subprocess.DEVNULL)
+    os.environ["CRICTL"] = path
+    yield
+    server.kill()
+    server.wait()
+
+
+@pytest.fixture(scope="session")
+def collected(request, warm, crictl):
+    """The answers of both runtimes to every case of this session."""
+    found = answers.Answers(fresh=request.config.getoption("--runc-fresh"))
+    wanted = []
+    for item in request.session.items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        if item.get_closest_marker("skip") or not {"case", "group"} & parameters.keys():
+            continue
+        case = parameters.get("case") or parameters["group"].case()
+        wanted.append((case, None if request.config.getoption("--runc-only") else runtime_of(item)))
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        found.record_missing(cases)
+        found.collect(wanted)
     return found
 
 
-@pytest.fixture
-def beside_runc(request, recorder, warm):
-    """A function that runs a case under runc (or takes the recorded answer) and under Bulkhead, and compares."""
+def runtime_of(item):
+    return answers.SHIM_SANDBOXER if item.get_closest_marker("shim_sandboxer") else answers.BULKHEAD
 
-    def check(case, runtime=answers.BULKHEAD):
-        runc = recorder.runc(case)
+
+@pytest.fixture
+def beside_runc(request, collected):
+    """A function that compares the answers of runc and of Bulkhead to a case."""
+
+    def check(case):
+        runc = collected.runc(case)
         if request.config.getoption("--runc-only"):
             return
-        bulkhead, left = answers.run_case(case, runtime)
+        bulkhead, left = collected.bulkhead(case, runtime_of(request.node))
         answers.compare(case, runc, bulkhead, left)
 
     return check
@@ -93,7 +115,10 @@ def nothing_left(warm):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item, nextitem):
-    item.log_start = CONTAINERD_LOG.stat().st_size if CONTAINERD_LOG.exists() else 0
+    # Cases may have run before their test: their part of the log is found by name.
+    case = getattr(item, "callspec", None) and item.callspec.params.get("case")
+    item.log_word = case.name[:40] if case and not case.alone else ""
+    item.log_start = CONTAINERD_LOG.stat().st_size if CONTAINERD_LOG.exists() and not item.log_word else 0
     return (yield)
 
 
@@ -113,6 +138,7 @@ def log_tail(item):
     with CONTAINERD_LOG.open("rb") as file:
         file.seek(getattr(item, "log_start", 0))
         lines = file.read().decode(errors="replace").splitlines()
+    lines = [line for line in lines if getattr(item, "log_word", "") in line]
     return "\n".join(line[:400] for line in lines[-LOG_LINES:])
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.answers import BULKHEAD, SHIM_SANDBOXER, Case
+from harness.answers import Case
 
 pytestmark = pytest.mark.callers
 
@@ -10,6 +10,15 @@ pytestmark = pytest.mark.callers
 # starts it and prints nothing; its id is in the variable NAME.
 FUNCTIONS = """
 mkdir $W/logs
+if [[ -n ${CRICTL:-} ]]; then
+    crictl() {
+        local name=$W/crictl.$RANDOM$RANDOM status
+        status=$(printf '%s\\0' "$name" "$@" | socat -t 200 - "UNIX-CONNECT:$CRICTL") || return
+        cat "$name.out"
+        cat "$name.err" >&2
+        return "$status"
+    }
+fi
 pod() {
     local linux=${1:-}
     [[ -n $linux ]] || linux='{}'
@@ -98,10 +107,11 @@ CASES = (
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_podsandbox(case, beside_runc):
-    beside_runc(case, BULKHEAD)
+    beside_runc(case)
 
 
 @pytest.mark.needs_containerd2
+@pytest.mark.shim_sandboxer
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_shim_sandboxer(case, beside_runc):
-    beside_runc(case, SHIM_SANDBOXER)
+    beside_runc(case)

@@ -140,8 +140,8 @@ GROUPS = (PLAIN, UNPRIVILEGED, RIGHTS, PRIVILEGED, MOUNTED, DEBIAN)
 
 
 @pytest.fixture(scope="module")
-def asker(request, recorder, warm):
-    return Asker(recorder, request.config.getoption("--runc-only"))
+def asker(request, collected):
+    return Asker(collected, request.config.getoption("--runc-only"))
 
 
 @pytest.mark.parametrize(

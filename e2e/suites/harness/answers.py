@@ -94,11 +94,14 @@ def run_script(case, runtime):
     return answer, identifier
 
 
-def run_case(case, runtime):
-    """Runs the case; returns its normalised answer and what it left behind on the host."""
-    before = leftovers.snapshot()
+def run_case(case, runtime, crowd=False):
+    """Runs the case; returns its normalised answer and what it left behind on the host.
+
+    crowd: other cases run at the same time, so only what bears the name of this one's container counts.
+    """
+    before = leftovers.snapshot() if not crowd else set()
     answer, identifier = run_script(case, runtime)
-    left = leftovers.wait_for_nothing_new(before)
+    left = leftovers.wait_for_nothing_new(before, naming=identifier if crowd else "")
     if left and answer.status != shell.Answer.TIMED_OUT:
         sweep(identifier)
     return answer, left
@@ -138,53 +141,72 @@ def _show(name, answer):
     return f"--- {name}: status {answer.status}\nstdout:\n{answer.stdout}\nstderr:\n{answer.stderr}"
 
 
-class Recorder:
-    """Keeps runc's answers. fresh: ask runc again although there is a record."""
+class Answers:
+    """The answers of both runtimes to all cases of a session. runc's are kept; fresh: ask runc again nevertheless.
 
-    # Cases that are recorded at the same time: most of a container's start is waiting of one process for another.
+    Most of a container's start is waiting of one process for another, so several cases run at the same time, before the
+    first test looks at its own. What none of them may leave, all together, is in `left`.
+    """
+
     WORKERS = 3
 
     def __init__(self, fresh=False, records=RECORDS):
         self.fresh = fresh
         self.folder = records / host_image_id()
-        self.asked = {}
+        self.of_runc = {}
+        self.of_bulkhead = {}
+        self.left = []
 
-    def record_missing(self, cases):
-        """Asks runc about every case without a record, several at a time."""
-        missing = {case.name: case for case in cases if self.fresh or not self._path(case).exists()}
-        if not missing:
+    def collect(self, wanted):
+        """Runs what will be asked for. wanted: pairs of a case and the runtime that is compared, or None for runc alone."""
+        missing = {case.name: case for case, _ in wanted if self.fresh or not self._path(case).exists()}
+        jobs = [(case, RUNC) for case in missing.values()]
+        jobs += {(case.name, runtime["HANDLER"]): (case, runtime) for case, runtime in wanted if runtime}.values()
+        crowd = [job for job in jobs if not job[0].alone]
+        if len(crowd) < 2:
             return
-        print(f"\nasking runc about {len(missing)} cases whose answers are not recorded", flush=True)
+        print(f"\nrunning {len(crowd)} cases, {self.WORKERS} at a time ({len(missing)} under runc): ", end="", flush=True)
+        before = leftovers.snapshot()
         with concurrent.futures.ThreadPoolExecutor(self.WORKERS) as pool:
-            beside = [case for case in missing.values() if not case.alone]
-            for case, answer in zip(beside, pool.map(self._ask, beside)):
-                self.asked[case.name] = answer
-        for case in missing.values():
-            if case.alone:
-                self.asked[case.name] = self._ask(case)
+            list(pool.map(self._run_in_crowd, crowd))
+        print(flush=True)
+        self.left = leftovers.wait_for_nothing_new(before)
 
     def runc(self, case):
         """runc's answer to the case; fails when it is not what the case expects of it."""
         path = self._path(case)
-        answer = self.asked.get(case.name)
-        if answer is None:
-            answer = shell.Answer(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else self._ask(case)
+        answer = self.of_runc.get(case.name)
+        if answer is None and path.exists() and not self.fresh:
+            answer = shell.Answer(**json.loads(path.read_text(encoding="utf-8")))
+        elif answer is None:
+            answer = self.of_runc[case.name] = run_script(case, RUNC)[0]
         wrong = complaints(case, answer)
         if wrong:
             fail(f"runc does not answer as the case says: {'; '.join(wrong)}\n{_show('runc', answer)}")
-        if case.name in self.asked or not path.exists():
+        if case.name in self.of_runc:
             self.folder.mkdir(parents=True, exist_ok=True)
             partial = path.with_suffix(".tmp")
             partial.write_text(json.dumps(dataclasses.asdict(answer)), encoding="utf-8")
             partial.rename(path)
         return answer
 
+    def bulkhead(self, case, runtime=BULKHEAD):
+        """Bulkhead's answer to the case and what it left behind."""
+        key = (case.name, runtime["HANDLER"])
+        if key not in self.of_bulkhead:
+            self.of_bulkhead[key] = run_case(case, runtime)
+        return self.of_bulkhead[key]
+
     def _path(self, case):
         return self.folder / f"{case.name}-{case.key()}.json"
 
-    @staticmethod
-    def _ask(case):
-        return run_script(case, RUNC)[0]
+    def _run_in_crowd(self, job):
+        case, runtime = job
+        if runtime is RUNC:
+            self.of_runc[case.name] = run_script(case, RUNC)[0]
+        else:
+            self.of_bulkhead[(case.name, runtime["HANDLER"])] = run_case(case, runtime, crowd=True)
+        print(".", end="", flush=True)
 
 
 def compare(case, runc, bulkhead, left):

@@ -49,21 +49,18 @@ def split(stdout):
 
 
 class Asker:
-    """Runs each group once a session for each runtime."""
+    """Looks single facts up in the answers to their groups."""
 
-    def __init__(self, recorder, runc_only):
-        self.recorder = recorder
+    def __init__(self, collected, runc_only):
+        self.collected = collected
         self.runc_only = runc_only
-        self.known = {}
 
     def ask(self, group):
-        """runc's facts, Bulkhead's facts (None with --runc-only) and what Bulkhead's container left behind."""
-        if group.name not in self.known:
-            case = group.case()
-            runc = self.recorder.runc(case)
-            bulkhead, left = (None, []) if self.runc_only else answers.run_case(case, answers.BULKHEAD)
-            self.known[group.name] = (runc, bulkhead, left)
-        return self.known[group.name]
+        """runc's answer, Bulkhead's answer (None with --runc-only) and what Bulkhead's container left behind."""
+        case = group.case()
+        runc = self.collected.runc(case)
+        bulkhead, left = (None, []) if self.runc_only else self.collected.bulkhead(case)
+        return runc, bulkhead, left
 
     def check(self, group, fact):
         runc, bulkhead, _ = self.ask(group)

@@ -77,11 +77,14 @@ def snapshot():
     return found
 
 
-def wait_for_nothing_new(before, seconds=10.0):
-    """Returns what is there beyond `before` once that no longer shrinks to nothing within the given time."""
+def wait_for_nothing_new(before, seconds=10.0, naming=""):
+    """Returns what is there beyond `before` once that no longer shrinks to nothing within the given time.
+
+    naming: only lines that hold this text count.
+    """
     end = time.monotonic() + seconds
     while True:
-        new = snapshot() - before
+        new = {line for line in snapshot() - before if naming in line}
         if not new or time.monotonic() > end:
             return sorted(new)
-        time.sleep(0.1)
+        time.sleep(0.2)
