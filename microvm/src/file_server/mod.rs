@@ -4,8 +4,7 @@
 //! process can name. Within it, virtiofsd's pass-through file system opens only relative to descriptors of the share, with
 //! RESOLVE_IN_ROOT and NO_MAGICLINKS, or by number below a /proc/self/fd that was opened before the jail.
 //!
-//! The library gives up (and so ends this pod, nothing else) on a few requests that no honest driver makes; [`request`] refuses
-//! those. A guest that rewrites a request while it is being served can still end its own monitor that way.
+//! virtiofsd panics on a few requests that no driver makes; [`request`] and [`share`] refuse those before.
 //!
 //! File locks are not served: the driver is not offered FUSE_POSIX_LOCKS and FUSE_FLOCK_LOCKS and keeps locks to itself, so they
 //! work among the containers of a pod.
@@ -13,6 +12,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -21,14 +21,18 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
 use thiserror::Error;
 use virtiofsd::descriptor_utils::{Reader, Writer};
+use virtiofsd::filesystem::{Context, FileSystem};
 use virtiofsd::passthrough::{self, CachePolicy, InodeFileHandlesMode, NegotiationMode, PassthroughFs};
 use virtiofsd::server::Server;
 
+use self::request::Forget;
+use self::share::Share;
 use crate::virtio::ring::Chain;
 
 mod descriptors;
 mod memory;
 mod request;
+mod share;
 
 pub use descriptors::reserve_descriptors;
 pub use memory::ServerMemory;
@@ -77,7 +81,8 @@ impl SharePolicy {
 
 /// Answers FUSE requests. Any number of threads may do so at a time.
 pub struct FileServer {
-    server: Server<PassthroughFs>,
+    server: Server<Share>,
+    files: Arc<PassthroughFs>,
 }
 
 impl FileServer {
@@ -106,13 +111,31 @@ impl FileServer {
             root: root.to_owned(),
             source,
         };
-        let server = Server::new(PassthroughFs::new(config).map_err(setup)?);
-        Ok(FileServer { server })
+        let files = Arc::new(PassthroughFs::new(config).map_err(setup)?);
+        Ok(FileServer {
+            server: Server::new(Share::new(Arc::clone(&files))),
+            files,
+        })
     }
 
     /// What each serving thread does once, first: gets a working directory and a umask of its own, which requests change.
     pub fn prepare_thread(&self) -> Result<(), Errno> {
         unshare(CloneFlags::CLONE_FS)
+    }
+
+    /// Carries out what came through the high-priority queue, which has no answer.
+    pub fn handle_urgent(&self, chain: &Chain<'_>) {
+        match request::forget(chain) {
+            Ok(Forget { node, count }) => {
+                let nobody = Context {
+                    uid: 0.into(),
+                    gid: 0.into(),
+                    pid: 0,
+                };
+                self.files.forget(nobody, node, count);
+            }
+            Err(error) => tracing::warn!(%error, "the guest sent an urgent file request that no driver makes"),
+        }
     }
 
     /// Answers one request; returns the bytes written. A request that cannot be understood gets no answer.

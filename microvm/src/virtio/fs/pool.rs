@@ -20,6 +20,9 @@ use crate::virtio::ring::Ring;
 /// Most threads of one device.
 const MAX_THREADS: usize = 4;
 
+/// Epoll's token for the high-priority queue, which is the first.
+const HIGH_PRIORITY: u64 = 0;
+
 /// Epoll's token for the end; smaller ones are queues.
 const TOKEN_STOP: u64 = u64::MAX;
 
@@ -41,6 +44,7 @@ pub struct Pool {
 
 /// A queue and the event by which one thread tells another that there is more in it.
 struct SharedRing {
+    urgent: bool,
     ring: Mutex<Ring>,
     more: EventFd,
 }
@@ -77,6 +81,7 @@ impl Pool {
             epoll.add(ring.kick(), EpollEvent::new(edge, token))?;
             epoll.add(&more, EpollEvent::new(edge, token))?;
             shared_rings.push(SharedRing {
+                urgent: token == HIGH_PRIORITY,
                 ring: Mutex::new(ring),
                 more,
             });
@@ -184,7 +189,12 @@ impl Shared {
             }
             self.keep_one_idle();
             let head = chain.head_index();
-            let written = self.server.handle(&self.memory, chain);
+            let written = if shared_ring.urgent {
+                self.server.handle_urgent(&chain);
+                0
+            } else {
+                self.server.handle(&self.memory, chain)
+            };
             ring = lock(&shared_ring.ring);
             ring.give_back(memory, head, written);
             ring.notify(memory);
