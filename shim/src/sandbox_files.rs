@@ -1,11 +1,12 @@
-//! What the sandbox API leaves to the shim: the pod's hostname, hosts and resolv.conf, and the containers' /dev/shm.
+//! What the sandbox API leaves to the shim: the pod's hostname, hosts, resolv.conf and /dev/shm, the same for all its containers.
 //!
-//! The files lie in the sandbox's bundle and go with it. A container whose spec mounts something at these places itself (the
+//! They lie in the sandbox's bundle and go with it, the memory behind /dev/shm with the shim's mount namespace. A container whose spec mounts something at these places itself (the
 //! kubelet writes /etc/hosts) keeps that.
 
 use std::path::{Path, PathBuf};
 
 use bulkhead_runtime::error::{Error, ErrorKind, Result};
+use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};
 
 use crate::sandbox_config::Sandbox;
@@ -16,6 +17,19 @@ const FILES: [(&str, &str); 3] = [
     ("/etc/hosts", "hosts"),
     ("/etc/resolv.conf", "resolv.conf"),
 ];
+
+/// The pod's shared memory in the bundle: as large as under containerd's own sandboxer.
+const SHM: &str = "shm";
+const SHM_OPTIONS: &str = "mode=1777,size=65536k";
+
+/// Makes the shared memory of a new sandbox.
+pub fn mount_shm(bundle: &Path) -> Result<()> {
+    let path = place(bundle, SHM);
+    std::fs::create_dir_all(&path).map_err(|e| failed("create", &path, e))?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("shm"), &path, Some("tmpfs"), flags, Some(SHM_OPTIONS))
+        .map_err(|e| failed("mount a tmpfs at", &path, e.into()))
+}
 
 /// Writes the files of a new sandbox.
 pub fn write(bundle: &Path, sandbox: &Sandbox) -> Result<()> {
@@ -48,20 +62,15 @@ pub fn complete(sandbox_bundle: &Path, bundle: &Path) -> Result<()> {
 }
 
 fn add_mounts(mounts: &mut Vec<Value>, sandbox_bundle: &Path) {
-    let has = |mounts: &[Value], destination: &str| mounts.iter().any(|mount| mount["destination"] == destination);
-    for (destination, name) in FILES {
+    let shm = [("/dev/shm", SHM)];
+    for (destination, name) in FILES.into_iter().chain(shm) {
         let source = place(sandbox_bundle, name);
-        if !has(mounts, destination) && source.exists() {
+        let has = mounts.iter().any(|mount| mount["destination"] == destination);
+        if !has && source.exists() {
             mounts.push(json!({
                 "destination": destination, "type": "bind", "source": source, "options": ["rbind", "rprivate", "rw"],
             }));
         }
-    }
-    if !has(mounts, "/dev/shm") {
-        mounts.push(json!({
-            "destination": "/dev/shm", "type": "tmpfs", "source": "shm",
-            "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
-        }));
     }
 }
 

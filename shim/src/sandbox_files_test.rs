@@ -63,6 +63,7 @@ fn a_line_break_in_a_word_adds_no_line() {
 fn missing_mounts_are_added_and_others_kept() {
     let bundle = tempfile::tempdir().unwrap();
     write(bundle.path(), &sandbox(DNSConfig::default())).unwrap();
+    std::fs::create_dir(place(bundle.path(), SHM)).unwrap();
     let spec = r#"{"ociVersion":"1.2.0","mounts":[{"destination":"/etc/hosts","source":"/kubelet/hosts"}]}"#;
     let spec = completed(bundle.path(), spec).unwrap();
     assert_eq!(

@@ -88,7 +88,12 @@ async fn create(
     }
     let sandbox = Sandbox::read(&launch.namespace, request)?;
     let bundle = launch.bundle.clone();
-    let spec = blocking(move || sandbox_files::write(&bundle, &sandbox).map(|()| sandbox.spec)).await?;
+    let spec = blocking(move || {
+        sandbox_files::write(&bundle, &sandbox)?;
+        sandbox_files::mount_shm(&bundle)?;
+        Ok(sandbox.spec)
+    })
+    .await?;
     *lock(&records) = Some(Record { spec, started: None });
     Ok(())
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bulkhead_runtime::config::Config;
+use bulkhead_runtime::error::Error;
 use bulkhead_runtime::phase;
 use containerd_shim_protos::sandbox_async::create_sandbox;
 use containerd_shim_protos::shim_async::create_task;
@@ -36,7 +37,7 @@ const LAST_CALLS: Duration = Duration::from_secs(1);
 pub fn serve() -> Result<()> {
     let (launch, listener) = bootstrap::take_inheritance()?;
     set_up(&launch)?;
-    let config = Config::load(launch.options.config_path.as_deref())?;
+    let config = Config::load(launch.options.config_path.as_deref()).map_err(Error::from)?;
     log::init(&launch.bundle, &launch.pod_id, launch.debug, config.log_level);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -21,6 +21,7 @@ use std::process::Child;
 
 use anyhow::{Context, Result, bail};
 use bulkhead_runtime::config::Config;
+use bulkhead_runtime::error::Error;
 use bulkhead_runtime::phase;
 use containerd_shim::StartOpts;
 
@@ -45,7 +46,7 @@ pub fn start(call: &Call) -> Result<()> {
     let caller = Caller::from_stdin(&read_stdin()?, call)?;
     let options = RuntimeOptions::decode(caller.options.as_ref())?;
     // A config file that cannot be used is reported here, where containerd shows the message.
-    Config::load(options.config_path.as_deref())?;
+    Config::load(options.config_path.as_deref()).map_err(Error::from)?;
 
     let membership = read_membership(&bundle, &call.id)?;
     let address = socket_address(call, &caller, membership.pod_id().as_str());
