@@ -54,7 +54,7 @@ channel_run() {
     fi
     if [[ -n $ICOUNT ]]; then
         exec {RUNNING}<"$RUN/running"
-        flock -s -w 60 "$RUNNING" || die "another command holds the host; giving up after 60 s"
+        wait_until 60 flock -s -n "$RUNNING" || die "another command holds the host; giving up after 60 s"
         pid=$(machine_pid) && kill -CONT "$pid"
     fi
     "${SSH[@]}" "${terminal[@]}" -- "$(shell_quote "$@"); exit \$?" || status=$?

@@ -40,7 +40,8 @@ step() {
     say "$text: done in $(seconds_since "$start") s"
 }
 
-# wait_until SECONDS COMMAND ARG...: tries COMMAND ten times a second until it succeeds or the time is over.
+# wait_until SECONDS COMMAND ARG...: tries COMMAND ten times a second until it succeeds or the time is over. Locks are taken in
+# this way too: a `flock -w` that outlived its script would keep every lock that the script held.
 wait_until() {
     local end=$((SECONDS + $1))
     shift
@@ -73,7 +74,7 @@ artefact() {
     if [[ ! -d $dir ]]; then
         mkdir -p "$BULKHEAD_CACHE/artefacts" "$BULKHEAD_CACHE/locks"
         exec {lock}>"$BULKHEAD_CACHE/locks/$name"
-        flock -w 1200 "$lock" || die "another process has been building $name for 20 minutes; giving up"
+        wait_until 1200 flock -n "$lock" || die "another process has been building $name for 20 minutes; giving up"
         if [[ ! -d $dir ]]; then
             tmp=$dir.tmp
             remove_tree "$tmp"

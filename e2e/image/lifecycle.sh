@@ -22,7 +22,7 @@ instance_lock() {
     mkdir -p "$RUN/shared"
     : >>"$RUN/running"
     exec {LOCK}>"$RUN/lock"
-    flock -w 1200 "$LOCK" || die "another command has been starting or ending this host for 20 minutes; giving up"
+    wait_until 1200 flock -n "$LOCK" || die "another command has been starting or ending this host for 20 minutes; giving up"
 }
 
 require_tools() {
@@ -50,7 +50,7 @@ make_key() {
     local lock
     mkdir -p "$BULKHEAD_CACHE/locks"
     exec {lock}>"$BULKHEAD_CACHE/locks/key"
-    flock -w 60 "$lock" || die "the lock of the ssh key stays taken"
+    wait_until 60 flock -n "$lock" || die "the lock of the ssh key stays taken"
     [[ -s $KEY && -s $KEY.pub ]] || ssh-keygen -q -t ed25519 -N '' -C e2e-host -f "$KEY" <<<y >/dev/null
     exec {lock}>&-
 }
