@@ -117,11 +117,13 @@ impl Pod {
             if container.is_frozen() {
                 return Err(Error::precondition(format!("container {}: is paused", container.id)));
             }
-            return self.start_exec(&container, &process).await;
+            self.start_exec(&container, &process).await?;
+        } else {
+            self.ask(self.agent.start(container.id.as_str())).await?;
+            process.set_running();
+            container.hooks.run_started(self.vmm_pid()).await;
         }
-        self.ask(self.agent.start(container.id.as_str())).await?;
-        process.set_running();
-        container.hooks.run_started(self.vmm_pid()).await;
+        process.streams_started();
         Ok(process.pid())
     }
 

@@ -143,6 +143,13 @@ impl Process {
         self.streams().take()
     }
 
+    /// The process runs; see [`Streams::started`].
+    pub(super) fn streams_started(&self) {
+        if let Some(streams) = self.streams().as_ref() {
+            streams.started();
+        }
+    }
+
     /// Also before the streams are there: then they start closed.
     pub(super) fn close_stdin(&self) {
         self.stdin_closed.store(true, Ordering::Relaxed);

@@ -135,7 +135,7 @@ fn try_open_output(name: &str, path: &Path) -> Result<Option<Output>> {
     }
 }
 
-fn nonblocking() -> OpenOptions {
+pub(super) fn nonblocking() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.custom_flags((OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).bits());
     options

@@ -24,11 +24,11 @@ const CHUNK: usize = 1 << 20;
 const STUCK_PAUSE: Duration = Duration::from_millis(1);
 
 /// fifo to guest; ends at the fifo's end of file, which is passed on, or when the guest takes no more.
-pub(super) fn spawn_input(fifo: OwnedFd, stream: UnixStream) -> Result<JoinHandle<()>> {
+pub(super) fn spawn_input(fifo: OwnedFd, stream: UnixStream, moved: Arc<AtomicU64>) -> Result<JoinHandle<()>> {
     let from = register(fifo, Interest::READABLE)?;
     let to = register(stream, Interest::WRITABLE)?;
     Ok(tokio::spawn(async move {
-        let result = pump(&from, &to, &AtomicU64::new(0)).await;
+        let result = pump(&from, &to, &moved).await;
         drop(from);
         if result.is_ok() && to.get_ref().shutdown(Shutdown::Write).is_ok() {
             // Closing the whole stream could cut what the guest has not read yet; it lasts as long as the process.

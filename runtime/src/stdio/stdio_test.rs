@@ -370,3 +370,71 @@ fn a_stream_is_named_by_its_first_bytes() {
     guest.read_exact(&mut header).unwrap();
     assert_eq!(header, [2, 1, 0, 0, 0, 0, 0, 0]);
 }
+
+#[tokio::test]
+async fn a_client_that_wrote_and_left_before_the_start_ends_stdin() {
+    let scratch = Scratch::new("left");
+    let path = scratch.fifo("stdin");
+    let endpoints = Endpoints::open(&input(&path)).await.unwrap();
+    let (near, mut far) = pair();
+    let guest = GuestEnds {
+        stdin: Some(near),
+        ..Default::default()
+    };
+    let streams = Streams::start(endpoints, guest).unwrap();
+    OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .write_all(b"x\n")
+        .unwrap();
+    streams.started();
+    let text = tokio::task::spawn_blocking(move || {
+        far.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let mut text = String::new();
+        far.read_to_string(&mut text).map(|_| text)
+    });
+    assert_eq!(text.await.unwrap().unwrap(), "x\n");
+}
+
+#[tokio::test]
+async fn a_client_that_comes_after_the_start_or_stays_keeps_stdin() {
+    let scratch = Scratch::new("stays");
+    let path = scratch.fifo("stdin");
+    let endpoints = Endpoints::open(&input(&path)).await.unwrap();
+    let (near, mut far) = pair();
+    let guest = GuestEnds {
+        stdin: Some(near),
+        ..Default::default()
+    };
+    let streams = Streams::start(endpoints, guest).unwrap();
+    // Nothing was written yet: no reason to end.
+    streams.started();
+    OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .write_all(b"1")
+        .unwrap();
+    let mut byte = [0u8; 1];
+    let mut far = tokio::task::spawn_blocking(move || {
+        far.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        far.read_exact(&mut byte).unwrap();
+        far
+    })
+    .await
+    .unwrap();
+    // The first client is gone, and without CloseIO a second one may come.
+    OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .write_all(b"2")
+        .unwrap();
+    streams.close_stdin();
+    let rest = tokio::task::spawn_blocking(move || {
+        let mut text = String::new();
+        far.read_to_string(&mut text).map(|_| text)
+    });
+    assert_eq!(rest.await.unwrap().unwrap(), "2");
+}
