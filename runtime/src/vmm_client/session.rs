@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use bulkhead_vmm_control::{Channel, ChannelError, Reply, Request, StopReason};
 use nix::sys::socket::{Shutdown, shutdown};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::io::Interest;
+use tokio::sync::{mpsc, oneshot};
 
 use super::process::{END_TIMEOUT, Tail, status_text, tail_text};
 use super::{End, Order, Pending};
 use crate::pidfd::PidFd;
-use crate::watched::Watched;
+use crate::watched::{Watched, watch};
 
 /// Longest text of a vmm's message that is passed on, bytes.
 const MESSAGE: usize = 1024;
@@ -57,11 +58,15 @@ pub(super) async fn run(
     process: Arc<PidFd>,
     tail: Tail,
     mut queue: mpsc::UnboundedReceiver<Order>,
-    ended: watch::Sender<Option<End>>,
+    ended: tokio::sync::watch::Sender<Option<End>>,
 ) {
     let mut waiting: VecDeque<oneshot::Sender<Reply>> = VecDeque::new();
+    let exit = exit_of(&process);
+    tokio::pin!(exit);
     let stopped = loop {
         tokio::select! {
+            // What it said before it ended comes first.
+            biased;
             order = queue.recv() => match order {
                 Some(Order::Send(Pending { request, fds, answer })) => {
                     let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
@@ -86,6 +91,7 @@ pub(super) async fn run(
                 Err(ChannelError::Closed) => break None,
                 Err(error) => break Some(protocol_error(&error.to_string())),
             },
+            _ = &mut exit => break None,
         }
     };
     let end = bury(&process, stopped, &tail).await;
@@ -93,6 +99,20 @@ pub(super) async fn run(
     // Callers that still wait find the reason when their answer is dropped, so it is told first.
     ended.send_replace(Some(end));
     drop(waiting);
+}
+
+/// Answers when the process has ended, whoever still holds its end of the socket.
+async fn exit_of(process: &PidFd) {
+    let watched = process
+        .as_fd()
+        .try_clone_to_owned()
+        .and_then(|fd| watch(fd, Interest::READABLE));
+    match watched {
+        // Only the end makes it readable.
+        Ok(fd) => drop(fd.readable().await),
+        // The closed socket still tells.
+        Err(_) => std::future::pending().await,
+    }
 }
 
 /// Waits for the process to vanish, kills it if it does not, and takes its status.
