@@ -74,7 +74,7 @@ artefact() {
     if [[ ! -d $dir ]]; then
         mkdir -p "$BULKHEAD_CACHE/artefacts" "$BULKHEAD_CACHE/locks"
         exec {lock}>"$BULKHEAD_CACHE/locks/$name"
-        wait_until 1200 flock -n "$lock" || die "another process has been building $name for 20 minutes; giving up"
+        wait_until 2400 flock -n "$lock" || die "another process has been building $name for 40 minutes; giving up"
         if [[ ! -d $dir ]]; then
             tmp=$dir.tmp
             remove_tree "$tmp"

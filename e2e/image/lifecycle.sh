@@ -22,7 +22,7 @@ instance_lock() {
     mkdir -p "$RUN/shared"
     : >>"$RUN/running"
     exec {LOCK}>"$RUN/lock"
-    wait_until 1200 flock -n "$LOCK" || die "another command has been starting or ending this host for 20 minutes; giving up"
+    wait_until 2400 flock -n "$LOCK" || die "another command has been starting or ending this host for 40 minutes; giving up"
 }
 
 require_tools() {
@@ -100,7 +100,7 @@ warm_build() {
     rm -rf "$RUN"/{pid,port,qmp,ssh,ssh.log,qemu.log,running,shared}
 }
 
-warm_import() { timeout 900 "${SSH[@]}" bash -s <"$IMAGE_DIR/import.sh"; }
+warm_import() { timeout 1500 "${SSH[@]}" bash -s <"$IMAGE_DIR/import.sh"; }
 
 host_up() {
     local start=$EPOCHREALTIME warm
