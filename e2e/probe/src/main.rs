@@ -67,7 +67,7 @@ struct Options {
     /// Port that the agent listens on.
     #[arg(long, default_value_t = 1024)]
     port: u32,
-    /// Keep the machine for this many seconds after the agent listens.
+    /// Keep each plugged disk, and then the machine, for this many seconds.
     #[arg(long, default_value_t = 0)]
     hold: u64,
     /// Wait for the machine to end by itself instead of for the agent; prints how.
@@ -126,7 +126,7 @@ fn probe(options: &Options) -> Result<serde_json::Value> {
     }
     connect(&near, options.port, &mut times, start)?;
     let counters = read_counters(&near)?;
-    let slots = plug_and_unplug(&near, &options.plug)?;
+    let slots = plug_and_unplug(&near, &options.plug, Duration::from_secs(options.hold))?;
     std::thread::sleep(Duration::from_secs(options.hold));
     let at_end = read_counters(&near)?;
     drop(near);
@@ -271,8 +271,8 @@ fn read_counters(channel: &Channel) -> Result<Counters> {
     }
 }
 
-/// Plugs each disk, and unplugs it again; returns the slots they had.
-fn plug_and_unplug(channel: &Channel, disks: &[PathBuf]) -> Result<Vec<u8>> {
+/// Plugs each disk, and unplugs it again after `hold`; returns the slots they had.
+fn plug_and_unplug(channel: &Channel, disks: &[PathBuf], hold: Duration) -> Result<Vec<u8>> {
     let mut slots = Vec::new();
     for path in disks {
         let file = File::options().read(true).write(true).open(path)?;
@@ -283,6 +283,7 @@ fn plug_and_unplug(channel: &Channel, disks: &[PathBuf]) -> Result<Vec<u8>> {
             Reply::Attached { slot } => slots.push(slot),
             other => bail!("cannot plug {}: {other:?}", path.display()),
         }
+        std::thread::sleep(hold);
         channel.send(&Request::DetachDisk { id }, &[])?;
         match receive(channel)? {
             Reply::Done => {}

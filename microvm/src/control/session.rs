@@ -54,12 +54,15 @@ pub enum SessionError {
 ///
 /// Must be called while the process has one thread; returns in another process than it was called in.
 pub fn run(channel: Channel) -> bool {
-    let reason = match boot(&channel) {
-        Ok(mut running) => running.serve(&channel),
-        Err(error) => StopReason::Failed {
-            message: error.to_string(),
-            console: String::new(),
-        },
+    let (reason, running) = match boot(&channel) {
+        Ok(mut running) => (running.serve(&channel), Some(running)),
+        Err(error) => (
+            StopReason::Failed {
+                message: error.to_string(),
+                console: String::new(),
+            },
+            None,
+        ),
     };
     tracing::debug!("stopped: {reason:?}");
     let powered_off = reason == StopReason::PoweredOff;
@@ -67,6 +70,8 @@ pub fn run(channel: Channel) -> bool {
         Ok(()) | Err(ChannelError::Closed) => {}
         Err(error) => tracing::error!("cannot report the end: {error}"),
     }
+    // The devices end after the report: a file system of the host that does not answer holds up only this process's end.
+    drop(running);
     powered_off
 }
 

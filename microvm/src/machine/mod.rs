@@ -275,7 +275,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Stops all vCPUs and devices and waits for their threads. Harmless when nothing runs.
+    /// Stops all vCPUs and waits for their threads. Harmless when none runs.
     pub fn halt(&mut self) {
         self.stopping.store(true, Ordering::Release);
         for thread in self.threads.drain(..) {
@@ -291,7 +291,6 @@ impl Machine {
             }
         }
         self.vcpus.clear();
-        self.bus.shut_down();
     }
 
     /// How the machine ends.
@@ -319,8 +318,10 @@ impl Machine {
 }
 
 impl Drop for Machine {
+    /// Stops what still runs and waits for every device's threads.
     fn drop(&mut self) {
         self.halt();
+        self.bus.shut_down();
     }
 }
 
