@@ -62,6 +62,10 @@ pub fn complete(sandbox_bundle: &Path, bundle: &Path) -> Result<()> {
 }
 
 fn add_mounts(mounts: &mut Vec<Value>, sandbox_bundle: &Path) {
+    if place(sandbox_bundle, SHM).exists() {
+        // containerd's default is memory of the container's own; one that a client asked for is a bind mount.
+        mounts.retain(|mount| mount["destination"] != "/dev/shm" || mount["type"] != "tmpfs");
+    }
     let shm = [("/dev/shm", SHM)];
     for (destination, name) in FILES.into_iter().chain(shm) {
         let source = place(sandbox_bundle, name);

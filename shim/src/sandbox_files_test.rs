@@ -77,6 +77,18 @@ fn missing_mounts_are_added_and_others_kept() {
 }
 
 #[test]
+fn the_pods_shared_memory_replaces_the_default_and_not_a_clients_own() {
+    let bundle = tempfile::tempdir().unwrap();
+    std::fs::create_dir(place(bundle.path(), SHM)).unwrap();
+    let shm = |spec: Value| spec["mounts"].as_array().unwrap().last().unwrap()["source"].clone();
+    let default = r#"{"mounts":[{"destination":"/dev/shm","type":"tmpfs","source":"shm"}]}"#;
+    let ours = shm(completed(bundle.path(), default).unwrap());
+    assert_eq!(ours, json!(place(bundle.path(), SHM)));
+    let own = r#"{"mounts":[{"destination":"/dev/shm","type":"bind","source":"/volume"}]}"#;
+    assert_eq!(shm(completed(bundle.path(), own).unwrap()), "/volume");
+}
+
+#[test]
 fn malformed_specs_are_refused_by_name() {
     let bundle = tempfile::tempdir().unwrap();
     for bad in ["{", "[]", r#"{"mounts":{}}"#] {
