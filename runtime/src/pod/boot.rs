@@ -149,6 +149,7 @@ async fn reach_agent(vmm: &Vmm, spec: &PodSpec, config: &Config, deadline: Insta
     };
     match answer {
         Ok((version, kernel)) => {
+            phase::over("agent", &spec.id);
             tracing::info!("pod {}: agent {version} on Linux {kernel} answers", spec.id);
             Ok(agent)
         }
