@@ -164,7 +164,8 @@ fn prepare_cwd(spec: &Spec, rootfs: &Path) -> Result<(), String> {
     }
     let failed = |errno: nix::Error| {
         format!(
-            "unable to start container process: chdir to cwd ({cwd:?}) set in config.json failed: {}",
+            "unable to start container process: mkdir {}: {}",
+            cwd.display(),
             program::text(errno)
         )
     };
