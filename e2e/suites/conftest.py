@@ -15,6 +15,8 @@ from harness import answers, leftovers, shell  # noqa: E402 (the path comes firs
 
 CONTAINERD_LOG = Path("/var/log/containerd.log")
 LOG_LINES = 60
+# The failures as they come, for whoever cannot wait for the end.
+FAILURES = Path("/shared/failures.txt")
 
 
 def pytest_addoption(parser):
@@ -29,6 +31,10 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "needs_containerd2: uses what containerd 1.7 does not have")
     config.addinivalue_line("markers", "shim_sandboxer: pods through containerd's sandbox API")
     config.addinivalue_line("markers", "callers: a smoke run of a caller; these run on every flavour of the host")
+
+
+def pytest_sessionstart(session):
+    FAILURES.unlink(missing_ok=True)
 
 
 def containerd_major():
@@ -128,6 +134,8 @@ def pytest_runtest_makereport(item, call):
     if report.failed:
         report.sections.append((f"containerd's and the shims' log, last {LOG_LINES} lines of this test", log_tail(item)))
         report.sections.append(("runtime processes on the host", runtime_processes()))
+        with FAILURES.open("a", encoding="utf-8") as file:
+            file.write(f"==== {item.nodeid}\n{report.longreprtext}\n")
     return report
 
 
