@@ -187,20 +187,21 @@ pub fn cleanup(config: &Config, namespace: &str, id: &ContainerId) -> Result<()>
     if !folder.path.exists() {
         return Ok(());
     }
+    let mut removed = Ok(());
     match folder.read_record() {
         Ok(record) => {
             if let Some(vmm) = record.vmm {
                 kill_recorded(&vmm)?;
             }
             if let Some(cgroup) = &record.cgroup {
-                cgroup::remove(cgroup)?;
+                removed = cgroup::remove(cgroup);
             }
         }
         // Killed between making the folder and writing the record: there is no vmm yet.
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => tracing::warn!("pod {id}: {error}"),
     }
-    folder.remove()
+    folder.remove().and(removed)
 }
 
 fn kill_recorded(vmm: &ProcessRecord) -> Result<()> {

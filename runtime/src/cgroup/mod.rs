@@ -39,7 +39,7 @@ pub(crate) fn enter(path: &str, pid: u32, limits: &Limits) -> Result<()> {
     manager.set(&oci_resources(limits, path)?).map_err(failed)
 }
 
-/// Kills what is left in the cgroup and removes it. One that is not there is no error.
+/// Removes the cgroup once its processes have left, which are waited for. One that is not there is no error.
 pub(crate) fn remove(path: &str) -> Result<()> {
     if let Some(group) = unified_at(path)? {
         return group.remove();

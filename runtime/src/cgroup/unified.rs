@@ -86,11 +86,8 @@ impl Group {
                 Err(e) if Instant::now() >= deadline => {
                     return Err(Error::io("cannot remove the host cgroup", &path, e));
                 }
-                Err(_) => {
-                    // Kernels before 5.14 have no such file; then what is left has to end by itself.
-                    let _ = std::fs::write(path.join("cgroup.kill"), "1");
-                    std::thread::sleep(RETRY);
-                }
+                // Never kills: a client may have named a cgroup that others live in, and the vmm's end is seen to by its pidfd.
+                Err(_) => std::thread::sleep(RETRY),
             }
         }
     }
