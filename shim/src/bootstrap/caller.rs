@@ -54,7 +54,10 @@ pub struct Caller {
 impl Caller {
     /// Reads what containerd piped in.
     pub fn from_stdin(input: &[u8], call: &Call) -> Result<Caller> {
-        let from_environment = std::env::var("TTRPC_ADDRESS").unwrap_or_default();
+        let from_environment = std::env::var("TTRPC_ADDRESS")
+            .ok()
+            .filter(|address| !address.is_empty())
+            .unwrap_or_else(|| default_events_address(&call.address));
         let caller = match bootstrap_params(input, call)? {
             Some(params) => from_params(params, from_environment),
             None => Caller {
@@ -70,7 +73,7 @@ impl Caller {
             },
         };
         if caller.events_address.is_empty() {
-            bail!("containerd did not say where events go: TTRPC_ADDRESS is not set");
+            bail!("containerd did not say where events go: neither TTRPC_ADDRESS nor -address is set");
         }
         Ok(caller)
     }
@@ -78,6 +81,15 @@ impl Caller {
     /// The answer for this caller.
     pub fn answer(&self, address: &str) -> Result<Vec<u8>> {
         self.answer.write(address)
+    }
+}
+
+/// Where containerd serves events unless its configuration names another socket.
+fn default_events_address(address: &str) -> String {
+    if address.is_empty() {
+        String::new()
+    } else {
+        format!("{address}.ttrpc")
     }
 }
 
