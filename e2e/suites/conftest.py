@@ -1,5 +1,6 @@
 """Options, fixtures and failure reports of the end-to-end suites; they run inside the test host as root."""
 
+import fnmatch
 import os
 import re
 import shutil
@@ -43,9 +44,19 @@ def containerd_major():
     return int(found.group(1)) if found else 2
 
 
+def known_gaps():
+    """(pattern of a test's id, reason) of each line of known_gaps.txt."""
+    lines = (Path(__file__).parent / "known_gaps.txt").read_text(encoding="utf-8").splitlines()
+    return [line.split(None, 1) for line in lines if line and not line.startswith("#")]
+
+
 def pytest_collection_modifyitems(config, items):
     old = containerd_major() < 2
+    gaps = known_gaps()
     for item in items:
+        for pattern, reason in gaps:
+            if fnmatch.fnmatchcase(item.nodeid.replace("[", "(").replace("]", ")"), pattern):
+                item.add_marker(pytest.mark.xfail(reason=reason, strict=False))
         if item.get_closest_marker("long") and not config.getoption("--long"):
             item.add_marker(pytest.mark.skip(reason="long; run with --long"))
         if item.get_closest_marker("bulkhead") and config.getoption("--runc-only"):
