@@ -10,10 +10,21 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .input("agent.proto")
         .include(".")
         .rust_protobuf()
-        .customize(ttrpc_codegen::Customize { async_all: true, ..Default::default() })
+        .customize(ttrpc_codegen::Customize {
+            async_all: true,
+            ..Default::default()
+        })
         .run()?;
     // The generated files start with inner attributes, which `include!` refuses; `#[path]` modules accept them.
-    let module = |name: &str| format!("#[path = {:?}]\npub mod {name};\n", Path::new(&out_dir).join(format!("{name}.rs")));
-    std::fs::write(Path::new(&out_dir).join("protocol.rs"), module("agent") + &module("agent_ttrpc"))?;
+    let module = |name: &str| {
+        format!(
+            "#[path = {:?}]\npub mod {name};\n",
+            Path::new(&out_dir).join(format!("{name}.rs"))
+        )
+    };
+    std::fs::write(
+        Path::new(&out_dir).join("protocol.rs"),
+        module("agent") + &module("agent_ttrpc"),
+    )?;
     Ok(())
 }

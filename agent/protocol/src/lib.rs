@@ -4,7 +4,14 @@
 //! everything that arrives through these types as hostile.
 
 mod generated {
-    #![allow(missing_docs, clippy::all, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+    #![allow(
+        missing_docs,
+        clippy::all,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic
+    )]
     include!(concat!(env!("OUT_DIR"), "/protocol.rs"));
 }
 
