@@ -11,7 +11,7 @@ TARGET  := x86_64-unknown-linux-gnu
 OUT     := target/$(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 DIST    := target/dist
 
-.PHONY: help packages build kernel dist install uninstall demo test unit lint bench clean
+.PHONY: help packages build kernel dist install uninstall demo test suites unit lint bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -41,10 +41,15 @@ demo: dist ## run a real image in a microVM, beside the same under runc
 	@e2e/packages test
 	@e2e/demo
 
-test: ## unit tests, lints and the end-to-end suites; prints the number passed and failed
+test: ## unit tests, lints and the first end-to-end suites; prints the number passed and failed
 	@e2e/packages build
 	@e2e/packages test
 	@e2e/test
+
+suites: ## the same with every end-to-end suite, in both test hosts
+	@e2e/packages build
+	@e2e/packages test
+	@e2e/test --all
 
 unit: packages ## unit tests alone
 	cargo test --locked --workspace
