@@ -9,6 +9,7 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 use super::SECTOR;
 use super::disk::Disk;
 use super::request::{self, MAX_RANGE_SECTORS, MAX_RANGES};
+use crate::virtio::buffers::copy_config;
 use crate::virtio::device::{ActivateError, Activation, GuestMemory, VirtioDevice};
 use crate::virtio::ring::{Chain, Ring};
 use crate::virtio::worker::QueueWorker;
@@ -77,9 +78,7 @@ impl VirtioDevice for BlkDevice {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let skip = usize::try_from(offset).unwrap_or(usize::MAX);
-        let mut source = self.config.iter().skip(skip);
-        data.fill_with(|| source.next().copied().unwrap_or(0));
+        copy_config(&self.config, offset, data);
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
