@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -79,9 +80,14 @@ def crictl(tmp_path_factory):
     if shutil.which("crictl"):
         yield
         return
-    path = str(tmp_path_factory.mktemp("crictl") / "socket")
-    server = subprocess.Popen([sys.executable, str(shell.TOOLS / "crictl"), "serve", path], stdin=subprocess.DEVNULL)
-    os.environ["CRICTL"] = path
+    path = tmp_path_factory.mktemp("crictl") / "socket"
+    server = subprocess.Popen([sys.executable, str(shell.TOOLS / "crictl"), "serve", str(path)], stdin=subprocess.DEVNULL)
+    # Its imports take seconds.
+    patience = time.monotonic() + 120
+    while not path.exists():
+        assert server.poll() is None and time.monotonic() < patience, "crictl does not come up"
+        time.sleep(0.1)
+    os.environ["CRICTL"] = str(path)
     yield
     server.kill()
     server.wait()

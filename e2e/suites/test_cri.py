@@ -25,7 +25,7 @@ pod() {
     jq -n --arg name "$ID" --arg logs "$W/logs" --argjson linux "$linux" '{
         metadata: {name: $name, namespace: "tests", uid: $name, attempt: 0}, hostname: "podhost", log_directory: $logs,
         annotations: {note: "kept"}, labels: {app: "test"}, linux: ({security_context: {namespace_options: {pid: 1}}} * $linux)}' >$W/pod.json
-    POD=$(crictl runp --runtime "$HANDLER" $W/pod.json)
+    POD=$(crictl runp --runtime "$HANDLER" $W/pod.json) || exit
 }
 container() {
     local name=$1 image=$2; shift 2
