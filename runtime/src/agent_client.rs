@@ -285,4 +285,4 @@ fn cut(text: &str, most: usize) -> String {
 
 #[cfg(test)]
 #[path = "agent_client_test.rs"]
-mod agent_client_test;
+pub(crate) mod agent_client_test;

@@ -74,14 +74,19 @@ impl Service for Hostile {
     }
 }
 
-/// A client of the hostile agent. The listening socket lives as long as the test's runtime.
+/// A client of the hostile agent.
 async fn agent(test: &str) -> Agent {
+    client_of(test, Arc::new(Hostile)).await
+}
+
+/// A client of a fake agent. The listening socket lives as long as the test's runtime.
+pub(crate) async fn client_of(test: &str, fake: Arc<dyn Service + Send + Sync>) -> Agent {
     let path = std::env::temp_dir().join(format!("bulkhead-agent-{test}-{}", std::process::id()));
     let _ = std::fs::remove_file(&path);
     let mut server = ttrpc::r#async::Server::new()
         .bind(&format!("unix://{}", path.display()))
         .unwrap()
-        .register_service(create_agent(Arc::new(Hostile)));
+        .register_service(create_agent(fake));
     server.start().await.unwrap();
     let stream = UnixStream::connect(&path).unwrap();
     std::fs::remove_file(&path).unwrap();

@@ -63,9 +63,9 @@ pub(super) async fn boot(
 }
 
 /// What a pod keeps of its description.
-struct Parts {
-    spec: PodSpec,
-    share: std::path::PathBuf,
+pub(super) struct Parts {
+    pub(super) spec: PodSpec,
+    pub(super) share: std::path::PathBuf,
 }
 
 async fn launch(
@@ -178,7 +178,7 @@ fn entropy() -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn assemble(vmm: Vmm, agent: Agent, undo: Undo, parts: Parts) -> Booted {
+pub(super) fn assemble(vmm: Vmm, agent: Agent, undo: Undo, parts: Parts) -> Booted {
     let (events, receiver) = mpsc::unbounded_channel();
     let vmm_pid = vmm.pid();
     let pod = Arc::new_cyclic(|me| Pod {

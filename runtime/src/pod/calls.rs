@@ -23,8 +23,12 @@ use crate::ids::{ContainerId, validate_exec_id};
 use crate::vmm_client::Vmm;
 use crate::{cgroup, spec};
 
+/// The signal that cannot be refused.
+const SIGKILL: u32 = nix::libc::SIGKILL.cast_unsigned();
 /// How long a guest may take to power itself off, and its agent to agree to that.
 const POWER_OFF: Duration = Duration::from_secs(2);
+/// How long a killed init may take to end before its machine is ended instead.
+const KILL_PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 10_000 });
 /// How long the machine's end may follow the loss of its connections.
 const END_IS_NEAR: Duration = Duration::from_secs(2);
 
@@ -151,6 +155,8 @@ impl Pod {
     }
 
     /// Sends a signal to a process, or with `all` to every process of the container.
+    ///
+    /// SIGKILL of an init always ends it: when the guest does not, its machine is ended.
     pub async fn kill(&self, container: &str, exec_id: Option<&str>, signal: u32, all: bool) -> Result<()> {
         let container = self.container(container)?;
         let process = container.process(exec_id)?;
@@ -161,16 +167,36 @@ impl Pod {
         if process.status() == Status::Stopped && !all {
             return Err(finished(&process));
         }
-        match self
+        let ends_it = signal == SIGKILL && exec_id.is_none() && process.status() != Status::Stopped;
+        if ends_it {
+            self.end_unless_killed(process.clone());
+        }
+        let signalled = self
             .ask(
                 self.agent
                     .signal(container.id.as_str(), process.agent_id(), signal, all),
             )
-            .await
-        {
+            .await;
+        match signalled {
+            Err(error) if ends_it && is_silent(&error) => process.wait().await.map(drop),
             Err(_) if process.status() == Status::Stopped => Err(finished(&process)),
             result => result,
         }
+    }
+
+    /// Ends the machine when a killed init does not end: the guest hangs, or does not want to.
+    fn end_unless_killed(&self, process: Arc<Process>) {
+        let Some(pod) = self.me.upgrade() else { return };
+        self.spawn(async move {
+            if tokio::time::timeout(KILL_PATIENCE, process.wait()).await.is_err() {
+                tracing::warn!(
+                    "pod {}: {} did not end in time after SIGKILL, ending the microVM",
+                    pod.id,
+                    process.name()
+                );
+                pod.vmm.hang_up().await;
+            }
+        });
     }
 
     /// Forgets an ended process; for an init removes the container. Gives its pid and how it ended.
@@ -480,6 +506,11 @@ impl Drop for Reservation<'_> {
 
 fn finished(process: &Process) -> Error {
     Error::not_found(format!("{}: process already finished", process.name()))
+}
+
+/// The agent has not answered, or cannot any more.
+fn is_silent(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::DeadlineExceeded | ErrorKind::Unavailable)
 }
 
 fn ended(reason: &str) -> Error {

@@ -349,3 +349,7 @@ impl Pod {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "pod_test.rs"]
+mod pod_test;

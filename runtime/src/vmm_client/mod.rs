@@ -154,4 +154,4 @@ fn unexpected(asked: &str, got: &Reply) -> Error {
 
 #[cfg(test)]
 #[path = "vmm_test.rs"]
-mod vmm_test;
+pub(crate) mod vmm_test;

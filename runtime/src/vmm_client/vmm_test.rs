@@ -20,7 +20,7 @@ use crate::watched::watch as watch_fd;
 
 /// A machine whose monitor is this test: the process is a `sleep`, the other end of the control socket is given back.
 #[allow(clippy::zombie_processes)] // the machine waits for it through its pidfd
-fn machine() -> (Vmm, Channel) {
+pub(crate) fn machine() -> (Vmm, Channel) {
     let (ours, theirs) = Channel::pair().unwrap();
     fcntl(ours.as_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
     let child = Command::new("sleep").arg("100").spawn().unwrap();

@@ -1,0 +1,124 @@
+//! A pod whose machine is a `sleep` and whose agent is this test.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bulkhead_agent_protocol::agent as message;
+use bulkhead_agent_protocol::agent_ttrpc::Agent as Service;
+use bulkhead_vmm_control::Channel;
+use serde_json::json;
+use tokio::sync::mpsc;
+use ttrpc::r#async::TtrpcContext;
+
+use super::*;
+use crate::agent_client::agent_client_test::client_of;
+use crate::pod::boot::{Parts, assemble};
+use crate::pod::types::{PodResources, PodSpec};
+use crate::pod::{Pod, Status};
+use crate::vmm_client::vmm_test::machine;
+
+const SIGKILL: u32 = 9;
+
+/// Takes every signal and does nothing; its processes never end.
+struct Deaf;
+
+#[async_trait]
+impl Service for Deaf {
+    async fn signal(&self, _: &TtrpcContext, _: message::SignalRequest) -> ttrpc::Result<message::Empty> {
+        Ok(message::Empty::default())
+    }
+
+    async fn wait(&self, _: &TtrpcContext, _: message::ProcessRequest) -> ttrpc::Result<message::WaitResponse> {
+        std::future::pending().await
+    }
+}
+
+/// A pod and what must live as long as it.
+struct Fake {
+    pod: Arc<Pod>,
+    _events: mpsc::UnboundedReceiver<PodEvent>,
+    _monitor: Channel,
+}
+
+impl Fake {
+    async fn with(test: &str, agent: impl Service + Send + Sync + 'static) -> Fake {
+        let (vmm, monitor) = machine();
+        let agent = client_of(test, Arc::new(agent)).await;
+        let spec = PodSpec {
+            namespace: "test".into(),
+            id: ContainerId::try_from("pod").unwrap(),
+            hostname: None,
+            network_namespace: None,
+            cgroup_path: None,
+            resources: PodResources::default(),
+            oom_score_adj: None,
+            annotations: HashMap::new(),
+        };
+        let parts = Parts {
+            spec,
+            share: "/nonexistent".into(),
+        };
+        let (pod, events) = assemble(vmm, agent, Undo::default(), parts);
+        Fake {
+            pod,
+            _events: events,
+            _monitor: monitor,
+        }
+    }
+
+    /// Adds a running container.
+    fn add(&self, id: &str) -> Arc<Container> {
+        let id = ContainerId::try_from(id).unwrap();
+        let reservation = self.pod.reserve(&id).unwrap();
+        let init = Arc::new(Process::new(id.as_str(), None, StdioPaths::default(), (0, 0)));
+        init.set_pids(reservation.pid, 7);
+        init.set_running();
+        let container = Arc::new(Container {
+            bundle: "/nonexistent".into(),
+            init: init.clone(),
+            hooks: Hooks::of(&json!({}), id.as_str(), Path::new("/nonexistent")).unwrap(),
+            frozen: AtomicBool::new(false),
+            oom_score_adj: None,
+            execs: Mutex::default(),
+            undo: Mutex::default(),
+            id,
+        });
+        reservation.keep(container.clone());
+        self.pod.watch_process(init);
+        container
+    }
+}
+
+#[tokio::test]
+async fn a_guest_that_ignores_sigkill_is_ended() {
+    let fake = Fake::with("deaf", Deaf).await;
+    let container = fake.add("c");
+    fake.pod.kill("c", None, SIGKILL, false).await.unwrap();
+    assert_eq!(container.init.wait().await.unwrap().status, KILLED);
+    assert!(fake.pod.stopped().is_some());
+    assert_eq!(container.init.status(), Status::Stopped);
+}
+
+/// Does not even answer.
+struct Hung;
+
+#[async_trait]
+impl Service for Hung {
+    async fn signal(&self, _: &TtrpcContext, _: message::SignalRequest) -> ttrpc::Result<message::Empty> {
+        std::future::pending().await
+    }
+
+    async fn wait(&self, _: &TtrpcContext, _: message::ProcessRequest) -> ttrpc::Result<message::WaitResponse> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn sigkill_in_a_guest_that_hangs_succeeds_with_the_end_of_its_microvm() {
+    let fake = Fake::with("hung", Hung).await;
+    let container = fake.add("c");
+    fake.pod.kill("c", None, SIGKILL, false).await.unwrap();
+    assert_eq!(container.init.exit().unwrap().status, KILLED);
+}
