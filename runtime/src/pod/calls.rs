@@ -118,6 +118,9 @@ impl Pod {
             Status::Stopped => return Err(Error::precondition(format!("{}: has stopped", process.name()))),
         }
         if exec_id.is_some() {
+            if container.init.status() == Status::Stopped {
+                return Err(Error::precondition(format!("container {}: has stopped", container.id)));
+            }
             if container.is_frozen() {
                 return Err(Error::precondition(format!("container {}: is paused", container.id)));
             }
@@ -214,6 +217,9 @@ impl Pod {
             Status::Created if exec_id.is_some() => self.finish_quietly(&process),
             Status::Created => self.forget_in_guest(&process).await?,
             Status::Stopped => {
+                if exec_id.is_none() {
+                    container.settle_execs().await;
+                }
                 self.drain(&process).await;
                 self.forget_in_guest(&process).await?;
             }

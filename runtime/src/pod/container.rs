@@ -24,6 +24,8 @@ use crate::{rootfs, volumes};
 
 /// How long the guest may take to accept a stream.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a deletion waits for starts of further processes that are under way.
+const SETTLE: Duration = Duration::from_secs(5);
 /// Most processes added to a container at a time.
 const MAX_EXECS: usize = 1024;
 
@@ -160,6 +162,18 @@ impl Container {
     /// Steps that remove what it has on the host; empty from the second call on.
     pub(super) fn take_undo(&self) -> Undo {
         std::mem::take(&mut *self.undo.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Waits, not for long, for the starts of execs that are under way. Called when the init has ended, which lets no other begin.
+    pub(super) async fn settle_execs(&self) {
+        let starts = async {
+            for process in self.processes().iter().filter(|process| process.exec_id.is_some()) {
+                drop(process.operation.lock().await);
+            }
+        };
+        if tokio::time::timeout(SETTLE, starts).await.is_err() {
+            tracing::warn!("container {}: deleted while a process is being started", self.id);
+        }
     }
 
     fn execs(&self) -> MutexGuard<'_, BTreeMap<String, Exec>> {
@@ -299,8 +313,8 @@ impl Pod {
         self.spawn(async move {
             let status = match pod.ask(pod.agent.wait(&process.container, process.agent_id())).await {
                 Ok(status) => status,
-                // It was deleted before it had ended.
-                Err(error) if error.kind() == ErrorKind::NotFound => KILLED,
+                // It was deleted before it had ended, or is just being deleted with its container.
+                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::FailedPrecondition) => KILLED,
                 Err(error) => {
                     // The machine has ended, or its agent cannot be understood, which leaves nothing to be done with it.
                     tracing::warn!("{}: its end cannot be seen: {error}", process.name());

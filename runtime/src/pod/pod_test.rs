@@ -11,6 +11,7 @@ use bulkhead_vmm_control::Channel;
 use serde_json::json;
 use tokio::sync::mpsc;
 use ttrpc::r#async::TtrpcContext;
+use ttrpc::{Code, get_status};
 
 use super::*;
 use crate::agent_client::agent_client_test::client_of;
@@ -121,4 +122,24 @@ async fn sigkill_in_a_guest_that_hangs_succeeds_with_the_end_of_its_microvm() {
     let container = fake.add("c");
     fake.pod.kill("c", None, SIGKILL, false).await.unwrap();
     assert_eq!(container.init.exit().unwrap().status, KILLED);
+}
+
+/// Is busy deleting the container whenever it is asked for the end of one of its processes.
+struct Deleting;
+
+#[async_trait]
+impl Service for Deleting {
+    async fn wait(&self, _: &TtrpcContext, _: message::ProcessRequest) -> ttrpc::Result<message::WaitResponse> {
+        let status = get_status(Code::FAILED_PRECONDITION, "is being created or deleted");
+        Err(ttrpc::Error::RpcStatus(status))
+    }
+}
+
+#[tokio::test]
+async fn a_process_whose_container_is_being_deleted_does_not_take_the_pod_along() {
+    let fake = Fake::with("deleting", Deleting).await;
+    let container = fake.add("c");
+    assert_eq!(container.init.wait().await.unwrap().status, KILLED);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(fake.pod.stopped(), None);
 }
