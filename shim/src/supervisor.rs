@@ -37,7 +37,7 @@ pub enum Origin {
 pub struct Supervisor {
     launch: Launch,
     order: Order,
-    /// Read while a container is created in the living pod; written while the pod is booted or ended.
+    /// Read while a container is created in the living pod; written while the pod is booted, or ended because it is empty.
     gate: RwLock<()>,
     // Guards the pair below; never held across an await.
     pod: Mutex<Option<(Arc<Pod>, Origin)>>,
@@ -145,12 +145,28 @@ impl Supervisor {
 
     /// Ends the pod: powers the guest off and removes everything it had. Without a pod there is nothing to do.
     pub async fn end(&self) -> Result<()> {
+        // Not behind the gate: a creation that hangs holds it, and is released by the pod's end.
+        if let Some((pod, _)) = self.current() {
+            return self.end_pod(&pod).await;
+        }
+        // It may be booting.
         let _ending = self.gate.write().await;
-        let Some((pod, _)) = self.current() else {
-            return Ok(());
-        };
+        match self.current() {
+            Some((pod, _)) => self.end_pod(&pod).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn end_pod(&self, pod: &Arc<Pod>) -> Result<()> {
         let result = pod.shutdown().await;
-        *self.lock() = None;
+        {
+            let mut current = self.lock();
+            if !current.as_ref().is_some_and(|(now, _)| Arc::ptr_eq(now, pod)) {
+                // Somebody else has ended it too; there may be a new one by now.
+                return result;
+            }
+            *current = None;
+        }
         self.mark_ended();
         result
     }
@@ -223,9 +239,7 @@ impl Supervisor {
             return Ok(false);
         }
         if let Some((pod, _)) = self.current() {
-            let result = pod.shutdown().await;
-            *self.lock() = None;
-            self.mark_ended();
+            let result = self.end_pod(&pod).await;
             phase::over("shutdown", &self.launch.pod_id);
             result?;
         }
