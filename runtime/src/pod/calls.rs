@@ -29,6 +29,8 @@ const SIGKILL: u32 = nix::libc::SIGKILL.cast_unsigned();
 const POWER_OFF: Duration = Duration::from_secs(2);
 /// How long a killed init may take to end before its machine is ended instead.
 const KILL_PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 10_000 });
+/// How long the guest may take to list pids; containerd waits 5 s for this and one more call when it restarts.
+const PIDS_PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 2000 });
 /// How long the machine's end may follow the loss of its connections.
 const END_IS_NEAR: Duration = Duration::from_secs(2);
 
@@ -268,11 +270,23 @@ impl Pod {
         Ok(())
     }
 
-    /// All processes of a container.
+    /// All processes of a container; of a guest that does not answer, those that clients started.
     pub async fn pids(&self, container: &str) -> Result<Vec<PidInfo>> {
         let container = self.container(container)?;
-        let guest_pids = self.ask(self.agent.pids(container.id.as_str())).await?;
+        let asked = tokio::time::timeout(PIDS_PATIENCE, self.ask(self.agent.pids(container.id.as_str()))).await;
         let known = container.processes();
+        let guest_pids = match asked {
+            Ok(Ok(pids)) => pids,
+            failed => {
+                // containerd forgets a task that seems to have no processes: what the host itself knows has to do.
+                let living = known.iter().filter(|p| p.status() != Status::Stopped && p.pid() != 0);
+                let living: Vec<PidInfo> = living.map(|p| p.info()).collect();
+                if !living.is_empty() {
+                    return Ok(living);
+                }
+                failed.unwrap_or_else(|_| Err(Error::timeout(format!("container {}: no answer", container.id))))?
+            }
+        };
         let info = |guest_pid: u32| {
             let process = known
                 .iter()

@@ -114,6 +114,10 @@ impl Service for Hung {
     async fn wait(&self, _: &TtrpcContext, _: message::ProcessRequest) -> ttrpc::Result<message::WaitResponse> {
         std::future::pending().await
     }
+
+    async fn pids(&self, _: &TtrpcContext, _: message::ContainerRequest) -> ttrpc::Result<message::PidsResponse> {
+        std::future::pending().await
+    }
 }
 
 #[tokio::test]
@@ -142,4 +146,13 @@ async fn a_process_whose_container_is_being_deleted_does_not_take_the_pod_along(
     assert_eq!(container.init.wait().await.unwrap().status, KILLED);
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(fake.pod.stopped(), None);
+}
+
+#[tokio::test]
+async fn a_guest_that_hangs_still_has_the_processes_that_clients_started() {
+    let fake = Fake::with("pids", Hung).await;
+    let container = fake.add("c");
+    let pids = fake.pod.pids("c").await.unwrap();
+    let pids: Vec<_> = pids.iter().map(|info| (info.pid, info.guest_pid)).collect();
+    assert_eq!(pids, [(container.init.pid(), 7)]);
 }

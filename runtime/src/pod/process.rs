@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use tokio::sync::watch;
 
-use super::types::{Exit, Status, StdioPaths};
+use super::types::{Exit, PidInfo, Status, StdioPaths};
 use crate::error::{Error, Result};
 use crate::stdio::Streams;
 
@@ -89,6 +89,14 @@ impl Process {
 
     pub(super) fn guest_pid(&self) -> u32 {
         self.life.borrow().guest_pid
+    }
+
+    pub(super) fn info(&self) -> PidInfo {
+        PidInfo {
+            pid: self.pid(),
+            guest_pid: self.guest_pid(),
+            exec_id: self.exec_id.clone(),
+        }
     }
 
     pub(super) fn set_pids(&self, pid: u32, guest_pid: u32) {
