@@ -1,7 +1,8 @@
 //! `delete`: containerd's way to clean up after a shim that does not answer.
 //!
-//! Run for each container of a dead shim, perhaps by a newer version of this program than the pod was started with. The pod of a
-//! shim that answers is left alone, unless the call is for the pod itself: then containerd has given it up.
+//! Run for each container of a dead shim, and after the deletion of the container that the shim was started for; perhaps by a newer
+//! version of this program than the pod was started with. The pod of a shim that answers is left alone, unless the call is for
+//! the pod itself and its own container is still there, or nobody uses the pod: then containerd has given it up.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -9,11 +10,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
 use bulkhead_runtime::config::Config;
-use containerd_shim_protos::api::DeleteResponse;
+use containerd_shim_protos::api::{self, DeleteResponse};
 use containerd_shim_protos::protobuf::MessageField;
+use containerd_shim_protos::shim_async::{Client, TaskClient};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use protobuf::Message;
+use ttrpc::r#async::transport::Socket;
 
 use crate::bootstrap::{Membership, is_alive, read_membership, recorded_config, recorded_socket, remove_socket};
 use crate::cli::Call;
@@ -26,6 +29,12 @@ const LOST: u32 = 137;
 /// How long a killed shim may take to be gone.
 const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long the shim may take to say whether its pod is in use, each of two questions.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a shim that was asked to end may take to close its socket.
+const END_TIMEOUT: Duration = Duration::from_millis(300);
+
 /// Runs `delete` and prints the answer.
 pub fn delete(call: &Call) -> Result<()> {
     let bundle = match &call.bundle {
@@ -36,13 +45,55 @@ pub fn delete(call: &Call) -> Result<()> {
     let membership = read_membership(&bundle, &call.id).unwrap_or_else(|_| Membership::Founds { pod: call.id.clone() });
     let socket = recorded_socket(call, &bundle, membership.pod_id().as_str());
     let alive = socket.as_deref().is_some_and(is_alive);
-    if alive && matches!(membership, Membership::Founds { .. }) {
+    let founds = matches!(membership, Membership::Founds { .. });
+    if let Some(socket) = socket.as_deref().filter(|_| alive && founds) {
+        if is_in_use(socket, call.id.as_str()) {
+            return answer(&bundle);
+        }
         kill_shim(&bundle, call.id.as_str());
     }
-    if !alive || matches!(membership, Membership::Founds { .. }) {
+    if !alive || founds {
         clean_up(call, &membership, &bundle, socket.as_deref())?;
     }
     answer(&bundle)
+}
+
+/// True when the shim says that the container `founder` is gone and others still use its pod. An empty pod ends over the question.
+fn is_in_use(socket: &Path, founder: &str) -> bool {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let Ok(runtime) = runtime else { return false };
+    let ignored = runtime.block_on(async {
+        let stream = tokio::net::UnixStream::connect(socket).await.ok()?;
+        let shim = TaskClient::new(Client::new(Socket::new(stream)));
+        let context = || ttrpc::context::with_duration(QUESTION_TIMEOUT);
+        let request = api::StateRequest {
+            id: founder.to_owned(),
+            ..Default::default()
+        };
+        let state = tokio::time::timeout(QUESTION_TIMEOUT, shim.state(context(), &request)).await;
+        match state.ok()? {
+            Err(ttrpc::Error::RpcStatus(status)) if status.code() == ttrpc::Code::NOT_FOUND => {}
+            _ => return None,
+        }
+        let request = api::ShutdownRequest {
+            id: founder.to_owned(),
+            ..Default::default()
+        };
+        // A pod in use ignores it at once.
+        let shutdown = tokio::time::timeout(QUESTION_TIMEOUT, shim.shutdown(context(), &request)).await;
+        shutdown.ok()?.ok()
+    });
+    if ignored.is_none() {
+        return false;
+    }
+    let deadline = Instant::now() + END_TIMEOUT;
+    while is_alive(socket) {
+        if Instant::now() >= deadline {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    false
 }
 
 fn clean_up(call: &Call, membership: &Membership, bundle: &Path, socket: Option<&Path>) -> Result<()> {

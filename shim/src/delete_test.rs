@@ -1,3 +1,10 @@
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use containerd_shim_protos::shim_async::{Task, create_task};
+use ttrpc::r#async::{Server, TtrpcContext};
+use ttrpc::{Code, get_status};
+
 use super::*;
 
 #[test]
@@ -31,4 +38,53 @@ fn recorded_pids_are_numbers_or_nothing() {
     assert_eq!(read_number(&path), Some(12));
     std::fs::write(&path, "-1").unwrap();
     assert_eq!(read_number(&path), None);
+}
+
+/// A shim whose pod has one container, and which ignores Shutdown as it does in use.
+struct InUse(&'static str);
+
+#[async_trait]
+impl Task for InUse {
+    async fn state(&self, _: &TtrpcContext, request: api::StateRequest) -> ttrpc::Result<api::StateResponse> {
+        if request.id == self.0 {
+            return Ok(api::StateResponse::default());
+        }
+        Err(ttrpc::Error::RpcStatus(get_status(Code::NOT_FOUND, "not found")))
+    }
+
+    async fn shutdown(&self, _: &TtrpcContext, _: api::ShutdownRequest) -> ttrpc::Result<api::Empty> {
+        Ok(api::Empty::default())
+    }
+}
+
+#[test]
+fn a_pod_that_others_use_outlives_the_container_that_founded_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let address = format!("unix://{}", path.display());
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let service = create_task(Arc::new(InUse("other")));
+            let mut server = Server::new().bind(&address).unwrap().register_service(service);
+            server.start().await.unwrap();
+            ready.send(()).unwrap();
+            std::future::pending::<()>().await;
+        });
+    });
+    is_ready.recv().unwrap();
+    assert!(is_in_use(&path, "founder"));
+    assert!(!is_in_use(&path, "other"), "given up by containerd while it runs");
+}
+
+#[test]
+fn a_shim_that_does_not_answer_is_not_in_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    assert!(!is_in_use(&path, "founder"));
 }
