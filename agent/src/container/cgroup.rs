@@ -22,8 +22,8 @@ pub const ROOT: &str = "/sys/fs/cgroup";
 const TOP: &str = "pod";
 /// How deep the groups that a container made for itself are followed.
 const MAX_DEPTH: usize = 32;
-/// How long a freeze, and the end of killed processes, may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a freeze, and the end of killed processes, may take: less than the host waits for an answer, so that it hears why.
+const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 8000 });
 /// The files that [`Cgroup::stats`] reads; those of hugetlb are added by what the directory holds.
 const STATS: &[&str] = &[
     "cpu.stat",
@@ -228,11 +228,16 @@ impl Cgroup {
         fs::read_to_string(self.path.join("cgroup.freeze")).is_ok_and(|text| text.trim() == "1")
     }
 
-    /// Freezes or thaws every process and waits until that is so.
+    /// Freezes or thaws every process and waits until that is so. A freeze that does not finish is taken back.
     pub async fn set_frozen(&self, frozen: bool) -> Result<()> {
         self.write("cgroup.freeze", if frozen { "1" } else { "0" })?;
-        self.until("frozen", u64::from(frozen), if frozen { "frozen" } else { "thawed" })
-            .await
+        let result = self
+            .until("frozen", u64::from(frozen), if frozen { "frozen" } else { "thawed" })
+            .await;
+        if frozen && result.is_err() {
+            self.write("cgroup.freeze", "0")?;
+        }
+        result
     }
 
     /// Sends `signal` to every process. None may escape by forking: the group stands still meanwhile.
@@ -244,15 +249,15 @@ impl Cgroup {
         if !was_frozen {
             self.set_frozen(true).await?;
         }
-        for pid in self.pids()? {
+        let pids = self.pids();
+        for pid in pids.iter().flatten() {
             // One that has ended meanwhile needs no signal.
             let _gone = send_signal(Pid::from_raw(pid.cast_signed()), signal);
         }
-        if was_frozen {
-            Ok(())
-        } else {
-            self.set_frozen(false).await
+        if !was_frozen {
+            self.set_frozen(false).await?;
         }
+        pids.map(drop)
     }
 
     /// Kills every process in the group and below, frozen ones too.
@@ -345,3 +350,7 @@ fn make_directory(path: &Path) -> Result<()> {
         }),
     }
 }
+
+#[cfg(test)]
+#[path = "cgroup_test.rs"]
+mod tests;
