@@ -1,6 +1,6 @@
 //! How a pod comes to life, and how its end is seen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -26,6 +26,8 @@ use crate::vmm_client::Vmm;
 
 /// Pause between two tries to reach an agent that is not there yet.
 const CONNECT_RETRY: Duration = Duration::from_millis(10);
+/// A container's out-of-memory kills are told once in this time.
+const OOM_PAUSE: Duration = Duration::from_secs(1);
 /// Entropy for the guest, bytes.
 const ENTROPY: usize = 64;
 
@@ -215,11 +217,15 @@ async fn watch_end(pod: Arc<Pod>) {
 }
 
 async fn watch_oom(pod: Arc<Pod>) {
+    let mut told: HashMap<String, Instant> = HashMap::new();
     while let Ok(container) = pod.agent.next_oom().await {
+        told.retain(|_, at| at.elapsed() < OOM_PAUSE);
         // The guest's word for which of its containers it was, checked against those that there are.
-        if pod.container(&container).is_ok() {
+        if pod.container(&container).is_ok() && !told.contains_key(&container) {
+            told.insert(container.clone(), Instant::now());
             let _ = pod.events.send(PodEvent::OutOfMemory { container });
         } else {
+            // A guest that repeats itself, which it can do without end, is not listened to at its own speed.
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }

@@ -39,7 +39,7 @@ impl Service for Deaf {
 /// A pod and what must live as long as it.
 struct Fake {
     pod: Arc<Pod>,
-    _events: mpsc::UnboundedReceiver<PodEvent>,
+    events: mpsc::UnboundedReceiver<PodEvent>,
     _monitor: Channel,
 }
 
@@ -64,7 +64,7 @@ impl Fake {
         let (pod, events) = assemble(vmm, agent, Undo::default(), parts);
         Fake {
             pod,
-            _events: events,
+            events,
             _monitor: monitor,
         }
     }
@@ -155,4 +155,33 @@ async fn a_guest_that_hangs_still_has_the_processes_that_clients_started() {
     let pids = fake.pod.pids("c").await.unwrap();
     let pids: Vec<_> = pids.iter().map(|info| (info.pid, info.guest_pid)).collect();
     assert_eq!(pids, [(container.init.pid(), 7)]);
+}
+
+/// Reports kills for want of memory as fast as it is asked.
+struct Shouting;
+
+#[async_trait]
+impl Service for Shouting {
+    async fn next_event(&self, _: &TtrpcContext, _: message::Empty) -> ttrpc::Result<message::EventResponse> {
+        Ok(message::EventResponse {
+            oom_container_id: "c".into(),
+            ..Default::default()
+        })
+    }
+
+    async fn wait(&self, _: &TtrpcContext, _: message::ProcessRequest) -> ttrpc::Result<message::WaitResponse> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn out_of_memory_is_told_once_a_second() {
+    let mut fake = Fake::with("shouting", Shouting).await;
+    fake.add("c");
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    let mut told = 0;
+    while fake.events.try_recv().is_ok() {
+        told += 1;
+    }
+    assert_eq!(told, 1);
 }

@@ -1,7 +1,7 @@
 //! Delivery: a queue, and one task that forwards its events to containerd's events service in their order.
 //!
 //! While containerd is away (it restarts under running pods) the first event is tried again until it is taken or too old, and
-//! the rest waits behind it. The queue is bounded: when it is full the oldest event is given up.
+//! the rest waits behind it. The queue is bounded: when it is full the oldest out-of-memory event is given up, else the oldest.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -19,6 +19,9 @@ use ttrpc::r#async::transport::Socket;
 
 /// Events that wait at most.
 const MAX_WAITING: usize = 4096;
+
+/// Topic of out-of-memory events.
+const OUT_OF_MEMORY: &str = "/tasks/oom";
 
 /// How long one event is tried before it is given up.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -45,8 +48,10 @@ impl Queue {
     pub fn push(&self, event: Envelope) {
         let mut waiting = self.lock();
         if waiting.len() >= MAX_WAITING {
-            waiting.pop_front();
-            tracing::warn!("containerd takes no events: the oldest one was given up");
+            // Nobody decides anything by those that a guest can cause without end.
+            let dispensable = waiting.iter().skip(1).position(|event| event.topic == OUT_OF_MEMORY);
+            waiting.remove(dispensable.map_or(0, |at| at + 1));
+            tracing::warn!("containerd takes no events: an old one was given up");
         }
         waiting.push_back(event);
         drop(waiting);

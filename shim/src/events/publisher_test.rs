@@ -141,3 +141,17 @@ fn a_full_queue_gives_up_the_oldest() {
     assert_eq!(waiting.len(), MAX_WAITING);
     assert_eq!(waiting[0].topic, "1");
 }
+
+#[test]
+fn a_full_queue_gives_up_out_of_memory_events_before_exits() {
+    let queue = Queue::default();
+    queue.push(named("/tasks/exit"));
+    for _ in 0..MAX_WAITING {
+        queue.push(named(OUT_OF_MEMORY));
+    }
+    queue.push(named("/tasks/delete"));
+    let events = queue.drain();
+    assert_eq!(events.len(), MAX_WAITING);
+    assert_eq!(events.first().unwrap().topic, "/tasks/exit");
+    assert_eq!(events.last().unwrap().topic, "/tasks/delete");
+}
