@@ -209,6 +209,11 @@ impl Pod {
         let container = self.container(container)?;
         let process = container.process(exec_id)?;
         let _operation = process.operation.lock().await;
+        // Another deletion may have been faster, and the names may belong to others by now.
+        let now = self.container(container.id.as_str())?.process(exec_id)?;
+        if !Arc::ptr_eq(&now, &process) {
+            return Err(Error::not_found(format!("{}: was deleted already", process.name())));
+        }
         match process.status() {
             Status::Running | Status::Paused => {
                 return Err(Error::precondition(format!(
@@ -389,7 +394,7 @@ impl Pod {
         }
     }
 
-    async fn remove_container(&self, container: &Arc<Container>) {
+    pub(super) async fn remove_container(&self, container: &Arc<Container>) {
         for process in container.processes() {
             drop(process.take_streams());
             self.numbers().give_back(process.pid());

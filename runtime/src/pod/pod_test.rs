@@ -185,3 +185,20 @@ async fn out_of_memory_is_told_once_a_second() {
     }
     assert_eq!(told, 1);
 }
+
+#[tokio::test]
+async fn a_second_deletion_leaves_a_successor_of_the_same_name_alone() {
+    let fake = Fake::with("twice", Deaf).await;
+    let first = fake.add("c");
+    fake.pod.finish(&first.init, 0);
+    let operation = first.init.operation.lock().await;
+    let pod = fake.pod.clone();
+    let second_deletion = tokio::spawn(async move { pod.delete("c", None).await });
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    fake.pod.remove_container(&first).await;
+    let successor = fake.add("c");
+    drop(operation);
+    let error = second_deletion.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(Arc::ptr_eq(&fake.pod.container("c").unwrap(), &successor));
+}
