@@ -76,11 +76,11 @@ async fn open_input(path: PathBuf) -> Result<Input> {
 
 async fn open_output(name: &'static str, path: Option<&PathBuf>) -> Result<Option<Output>> {
     let Some(path) = path else { return Ok(None) };
-    let path = file_of(name, path)?;
+    let (path, may_create) = file_of(name, path)?;
     let deadline = Instant::now() + READER_TIMEOUT;
     loop {
         let at = path.clone();
-        if let Some(output) = blocking("opening an output", move || try_open_output(name, &at)).await? {
+        if let Some(output) = blocking("opening an output", move || try_open_output(name, &at, may_create)).await? {
             return Ok(Some(output));
         }
         if Instant::now() >= deadline {
@@ -94,12 +94,14 @@ async fn open_output(name: &'static str, path: Option<&PathBuf>) -> Result<Optio
     }
 }
 
-/// A plain path, or the URIs that containerd knows.
-fn file_of(name: &str, path: &Path) -> Result<PathBuf> {
+/// A plain path, or the URIs that containerd knows; whether a missing file is to be made, which only `file:` asks for.
+fn file_of(name: &str, path: &Path) -> Result<(PathBuf, bool)> {
     let text = path.to_string_lossy();
     match text.split_once("://") {
-        None => Ok(path.to_owned()),
-        Some(("file" | "fifo", rest)) if rest.starts_with('/') => Ok(PathBuf::from(rest)),
+        None => Ok((path.to_owned(), false)),
+        Some((scheme @ ("file" | "fifo"), rest)) if rest.starts_with('/') => {
+            Ok((PathBuf::from(rest), scheme == "file"))
+        }
         Some((scheme, _)) => Err(Error::invalid(format!(
             "{name} {text:?}: {scheme}:// is not supported for standard streams: use fifos or file:///path"
         ))),
@@ -107,8 +109,8 @@ fn file_of(name: &str, path: &Path) -> Result<PathBuf> {
 }
 
 /// `None` while a fifo has no reader: one that we made ourselves would let the fifo vanish with everything in it when the
-/// container ends before the client comes.
-fn try_open_output(name: &str, path: &Path) -> Result<Option<Output>> {
+/// container ends before the client comes. A fifo that is gone was removed by a client that has given up.
+fn try_open_output(name: &str, path: &Path, may_create: bool) -> Result<Option<Output>> {
     let failed = |e: std::io::Error| Error::io(&format!("cannot open {name}"), path, e);
     match std::fs::metadata(path) {
         Ok(metadata) if metadata.file_type().is_fifo() => {
@@ -125,7 +127,7 @@ fn try_open_output(name: &str, path: &Path) -> Result<Option<Output>> {
         }
         Ok(metadata) if metadata.is_dir() => Err(Error::invalid(format!("{name} {} is a folder", path.display()))),
         Ok(_) => Ok(Some(Output::File(append().open(path).map_err(failed)?))),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+        Err(e) if may_create && e.kind() == std::io::ErrorKind::NotFound => {
             if let Some(folder) = path.parent() {
                 std::fs::create_dir_all(folder).map_err(failed)?;
             }

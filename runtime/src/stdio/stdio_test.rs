@@ -327,6 +327,17 @@ fn output_can_go_to_a_file() {
 }
 
 #[test]
+fn a_fifo_that_is_gone_is_not_replaced_by_a_file() {
+    let scratch = Scratch::new("gone");
+    let path = scratch.0.join("fifos/stdout");
+    multi(async {
+        let error = Endpoints::open(&output(&path)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+    });
+    assert!(!path.parent().unwrap().exists());
+}
+
+#[test]
 fn what_cannot_be_a_stream_is_named() {
     let scratch = Scratch::new("bad");
     multi(async {
