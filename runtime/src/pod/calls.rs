@@ -247,17 +247,16 @@ impl Pod {
         Ok((pid, exit))
     }
 
-    /// Sets the size of a process's terminal in characters.
+    /// Sets the size of a process's terminal in characters. Without a terminal there is nothing to do, as with runc.
     pub async fn resize_pty(&self, container: &str, exec_id: Option<&str>, width: u32, height: u32) -> Result<()> {
         let process = self.container(container)?.process(exec_id)?;
         if !process.stdio.terminal {
-            return Err(Error::precondition(format!("{}: has no terminal", process.name())));
+            return Ok(());
         }
+        // First: a start that is under way looks at it once the process runs.
+        process.set_size((width, height));
         match process.status() {
-            Status::Created if exec_id.is_some() => {
-                process.set_size((width, height));
-                Ok(())
-            }
+            Status::Created if exec_id.is_some() => Ok(()),
             Status::Stopped => Err(finished(&process)),
             _ => {
                 self.ask(

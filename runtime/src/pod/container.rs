@@ -262,20 +262,37 @@ impl Pod {
             let guest_pid = self
                 .ask(self.agent.exec(container.id.as_str(), exec_id, json, io))
                 .await?;
-            Ok((guest_pid, streams))
+            Ok((guest_pid, streams, io.size))
         };
         match started.await {
-            Ok((guest_pid, streams)) => {
+            Ok((guest_pid, streams, size)) => {
                 process.set_pids(number, guest_pid);
                 process.set_streams(streams);
                 process.set_running();
                 self.watch_process(process.clone());
+                self.resize_if_changed(process, size).await;
                 Ok(number)
             }
             Err(error) => {
                 self.numbers().give_back(number);
                 Err(error)
             }
+        }
+    }
+
+    /// A size that came while the process was being started, with `told`, is passed on now.
+    async fn resize_if_changed(&self, process: &Process, told: (u32, u32)) {
+        let (width, height) = process.size();
+        if !process.stdio.terminal || (width, height) == told {
+            return;
+        }
+        let resized = self.ask(
+            self.agent
+                .resize_pty(&process.container, process.agent_id(), width, height),
+        );
+        // It may have ended already.
+        if let Err(error) = resized.await {
+            tracing::debug!("{}: its terminal keeps its size: {error}", process.name());
         }
     }
 

@@ -202,3 +202,10 @@ async fn a_second_deletion_leaves_a_successor_of_the_same_name_alone() {
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(Arc::ptr_eq(&fake.pod.container("c").unwrap(), &successor));
 }
+
+#[tokio::test]
+async fn resizing_without_a_terminal_is_no_failure() {
+    let fake = Fake::with("resize", Deaf).await;
+    fake.add("c");
+    fake.pod.resize_pty("c", None, 80, 24).await.unwrap();
+}

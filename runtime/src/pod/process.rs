@@ -36,7 +36,7 @@ pub(super) struct Process {
     life: watch::Sender<Life>,
     streams: Mutex<Option<Streams>>,
     stdin_closed: AtomicBool,
-    /// Terminal size in characters, for a process that has not been started.
+    /// Terminal size in characters, as a client wanted it last.
     size: Mutex<(u32, u32)>,
 }
 
