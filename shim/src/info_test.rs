@@ -13,6 +13,8 @@ fn the_answer_is_what_containerd_reads() {
         !options.contains(&json!("rro")),
         "the agent does not promise recursive read-only"
     );
+    let hooks = features["hooks"].as_array().unwrap();
+    assert!(!hooks.contains(&json!("createContainer")), "they are refused");
     assert!(info.options.is_none());
 }
 
