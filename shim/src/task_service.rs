@@ -112,8 +112,7 @@ async fn create(supervisor: Arc<Supervisor>, request: api::CreateTaskRequest) ->
     }
     let pid_file = container.bundle.join("init.pid");
     let pid = supervisor.create(container, options).await?;
-    // Only `delete` reads it, and does without.
-    let _ = blocking(move || Ok(std::fs::write(pid_file, pid.to_string()))).await;
+    // Before anything is waited for: the exit of an init that ends at once comes after it.
     let event = TaskCreate {
         container_id: request.id,
         bundle: request.bundle,
@@ -130,6 +129,8 @@ async fn create(supervisor: Arc<Supervisor>, request: api::CreateTaskRequest) ->
         ..Default::default()
     };
     supervisor.order().publish(supervisor.event(&event));
+    // Only `delete` reads it, and does without.
+    let _ = blocking(move || Ok(std::fs::write(pid_file, pid.to_string()))).await;
     Ok(pid)
 }
 
