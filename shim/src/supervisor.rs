@@ -300,7 +300,16 @@ impl Supervisor {
                     if exec_id.is_none() {
                         phase::over("exited", &container);
                     }
-                    self.order.exited(&Process { container, exec_id }, self.event(&exit));
+                    let (process, event) = (Process { container, exec_id }, self.event(&exit));
+                    if process.exec_id.is_none() && self.order.has_execs(&process.container) {
+                        let this = self.clone();
+                        tokio::spawn(async move {
+                            this.order.wait_for_execs(&process.container).await;
+                            this.order.exited(&process, event);
+                        });
+                    } else {
+                        self.order.exited(&process, event);
+                    }
                 }
                 PodEvent::OutOfMemory { container } => {
                     let event = TaskOOM {

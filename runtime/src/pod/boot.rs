@@ -232,10 +232,10 @@ async fn watch_oom(pod: Arc<Pod>) {
 }
 
 impl Pod {
-    /// Ends every process that is known, as if killed: the machine is gone.
+    /// Ends every process that is known, as if killed: the machine is gone. Of each container the init comes last.
     pub(super) fn finish_all(&self) {
         for container in self.all_containers() {
-            for process in container.processes() {
+            for process in container.processes().into_iter().rev() {
                 if process.exec_id.is_none() || process.pid() != 0 {
                     self.finish(&process, KILLED);
                 }

@@ -1,8 +1,8 @@
 //! Task events: what containerd hears without asking.
 //!
-//! containerd and its clients count on an order: create before start, start before exit, exit before delete, also for a process
-//! that ends before its start has been answered. [`order`] keeps it; [`publisher`] delivers to containerd one after the other and
-//! waits for a containerd that is away, without holding up any call.
+//! containerd and its clients count on an order: create before start, start before exit, exit before delete, the exits of added
+//! processes before the init's, also for a process that ends before its start has been answered. [`order`] keeps it;
+//! [`publisher`] delivers to containerd one after the other and waits for a containerd that is away, without holding up any call.
 
 mod order;
 mod publisher;

@@ -1,7 +1,8 @@
 //! The order of a process's events.
 //!
 //! A process is *starting* from before its start is asked of the runtime until its start event is out; an exit that comes
-//! meanwhile is held and follows. It is *running* until its exit event is out; a delete waits for that.
+//! meanwhile is held and follows. It is *running* until its exit event is out; a delete waits for that, and the exit event of an
+//! init for those of its container's execs.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,6 +15,9 @@ use super::Queue;
 
 /// How long a delete waits for the exit event of a process that has ended.
 const EXIT_EVENT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long the exit event of an init waits for those of its container's execs.
+const EXECS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A process: its container, and its exec id unless it is the container's init.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -82,6 +86,7 @@ impl Order {
         {
             self.end(exit);
         }
+        self.exited.notify_waiters();
     }
 
     /// It has ended.
@@ -93,6 +98,29 @@ impl Order {
         }
         processes.remove(process);
         self.end(event);
+    }
+
+    /// Whether a process that was added to the container is starting or running.
+    pub fn has_execs(&self, container: &str) -> bool {
+        let processes = self.lock();
+        processes
+            .keys()
+            .any(|p| p.container == container && p.exec_id.is_some())
+    }
+
+    /// Waits, not for long, until the exit events of a container's execs are out: the init's is its last.
+    pub async fn wait_for_execs(&self, container: &str) {
+        let gone = async {
+            loop {
+                let notified = self.exited.notified();
+                if !self.has_execs(container) {
+                    return;
+                }
+                notified.await;
+            }
+        };
+        // Those that come later are told all the same.
+        let _ = tokio::time::timeout(EXECS_TIMEOUT, gone).await;
     }
 
     /// Waits, not for long, until the exit event of a process that has ended is out.

@@ -108,3 +108,26 @@ async fn a_delete_waits_for_the_exit_and_not_for_ever() {
     order.wait_for_exit(&process(None)).await;
     assert!(before.elapsed() <= EXIT_EVENT_TIMEOUT);
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_exit_of_an_init_waits_for_those_of_execs_and_not_for_ever() {
+    let (order, _queue) = order();
+    let order = Arc::new(order);
+    let exec = process(Some("e1"));
+    assert!(order.starting(&exec));
+    order.started(&exec, named("start"));
+    assert!(order.has_execs("c1") && !order.has_execs("c2"));
+    let waiting = tokio::spawn({
+        let order = order.clone();
+        async move { order.wait_for_execs("c1").await }
+    });
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished());
+    order.exited(&exec, named("exit"));
+    waiting.await.unwrap();
+
+    assert!(order.starting(&exec));
+    let before = tokio::time::Instant::now();
+    order.wait_for_execs("c1").await;
+    assert!(before.elapsed() <= EXECS_TIMEOUT);
+}
