@@ -32,8 +32,8 @@ use std::time::Duration;
 
 pub use oom::OomEvents;
 
-/// How long a start may wait for the init to take it.
-const START_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a start may wait for the init to run its program, which may be a cold file: less than the 60 s that the host waits.
+const START_PATIENCE: Duration = Duration::from_secs(50);
 /// How long a killed init may take to end before its container is deleted.
 const END_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -278,10 +278,16 @@ impl Containers {
             // A kill between create and start is no failure of the start: the end is reported like any other.
             _ if container.init.living_pid().is_none() => Ok(()),
             Ok(Err(error)) => Err(Error::internal(format!("cannot start container {id:?}"), &error)),
-            Err(_) => Err(Error::new(
-                Kind::Internal,
-                format!("the init of container {id:?} does not take its start"),
-            )),
+            Err(_) => {
+                // The init was told already: nothing may run that the host believes has failed.
+                if let Err(error) = container.cgroup.kill() {
+                    crate::kmsg::notice(&format!("after a failed start: {}", crate::error::chain(&error)));
+                }
+                Err(Error::new(
+                    Kind::Internal,
+                    format!("the init of container {id:?} does not take its start"),
+                ))
+            }
         }
     }
 
