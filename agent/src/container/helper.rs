@@ -33,8 +33,8 @@ use tokio::time::timeout;
 /// The first argument that makes the program a helper; the second is the socket's number.
 pub const ARGUMENT: &str = "container-helper";
 
-/// How long a container may take to be made. Mounts can be slow, but not for ever.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a container may take to be made. Mounts can be slow, but not for ever: less than the 60 s that the host waits.
+const PATIENCE: Duration = Duration::from_secs(50);
 
 /// Largest request or reply, bytes: a spec fits into one ttrpc message, and JSON grows when it is written again.
 const MAX_MESSAGE: usize = 16 << 20;

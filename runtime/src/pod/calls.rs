@@ -24,7 +24,7 @@ use crate::vmm_client::Vmm;
 use crate::{cgroup, spec};
 
 /// The signal that cannot be refused.
-const SIGKILL: u32 = nix::libc::SIGKILL.cast_unsigned();
+pub(super) const SIGKILL: u32 = nix::libc::SIGKILL.cast_unsigned();
 /// How long a guest may take to power itself off, and its agent to agree to that.
 const POWER_OFF: Duration = Duration::from_secs(2);
 /// How long a killed init may take to end before its machine is ended instead.

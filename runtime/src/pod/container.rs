@@ -9,7 +9,7 @@ use std::time::Duration;
 use bulkhead_agent_protocol::STREAM_PORT;
 use serde_json::Value;
 
-use super::calls::Pod;
+use super::calls::{Pod, SIGKILL};
 use super::hooks::Hooks;
 use super::machine::set_oom_score;
 use super::process::{KILLED, Process};
@@ -26,6 +26,8 @@ use crate::{rootfs, volumes};
 const STREAM_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a deletion waits for starts of further processes that are under way.
 const SETTLE: Duration = Duration::from_secs(5);
+/// How long the removal of what the guest has made too late may take.
+const TAKE_BACK: Duration = Duration::from_secs(10);
 /// Most processes added to a container at a time.
 const MAX_EXECS: usize = 1024;
 
@@ -230,7 +232,16 @@ impl Pod {
         let init = Arc::new(Process::new(id.as_str(), None, prepared.stdio.clone(), size));
         hooks.run_created(self.vmm_pid()).await?;
         let (io, streams) = self.open_streams(&init).await?;
-        let guest_pid = self.ask(self.agent.create(id.as_str(), guest_spec, io)).await?;
+        let guest_pid = match self.ask(self.agent.create(id.as_str(), guest_spec, io)).await {
+            Ok(guest_pid) => guest_pid,
+            Err(error) => {
+                if error.kind() == ErrorKind::DeadlineExceeded {
+                    // The guest may finish it yet; before its files are taken away it goes again.
+                    self.take_back(id.as_str(), "").await;
+                }
+                return Err(error);
+            }
+        };
         init.set_pids(pid, guest_pid);
         init.set_streams(streams);
         Ok(Container {
@@ -259,10 +270,13 @@ impl Pod {
         })?;
         let started = async {
             let (io, streams) = self.open_streams(process).await?;
-            let guest_pid = self
+            let started = self
                 .ask(self.agent.exec(container.id.as_str(), exec_id, json, io))
-                .await?;
-            Ok((guest_pid, streams, io.size))
+                .await;
+            if started.as_ref().is_err_and(|e| e.kind() == ErrorKind::DeadlineExceeded) {
+                self.take_back(container.id.as_str(), exec_id).await;
+            }
+            Ok((started?, streams, io.size))
         };
         match started.await {
             Ok((guest_pid, streams, size)) => {
@@ -277,6 +291,19 @@ impl Pod {
                 self.numbers().give_back(number);
                 Err(error)
             }
+        }
+    }
+
+    /// Removes from the guest what it may have made after the host had given up waiting.
+    async fn take_back(&self, container: &str, exec_id: &str) {
+        let removed = async {
+            self.ask(self.agent.signal(container, exec_id, SIGKILL, false)).await?;
+            self.ask(self.agent.wait(container, exec_id)).await?;
+            self.ask(self.agent.delete(container, exec_id)).await
+        };
+        // Nothing more can be done when this fails too: most likely the guest does not answer at all.
+        if let Ok(Ok(_)) = tokio::time::timeout(TAKE_BACK, removed).await {
+            tracing::warn!("container {container}: what the guest made too late was removed");
         }
     }
 

@@ -20,8 +20,6 @@ use crate::pod::types::{PodResources, PodSpec};
 use crate::pod::{Pod, Status};
 use crate::vmm_client::vmm_test::machine;
 
-const SIGKILL: u32 = 9;
-
 /// Takes every signal and does nothing; its processes never end.
 struct Deaf;
 
