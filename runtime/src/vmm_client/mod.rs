@@ -47,7 +47,7 @@ struct Pending {
 /// How long a machine may take to report its end after it was hung up on.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A booted machine. Its end is seen by a task of its own; dropping this does not kill it.
+/// A booted machine. Its end is seen by a task of its own; dropping this ends it.
 pub(crate) struct Vmm {
     process: Arc<PidFd>,
     orders: mpsc::UnboundedSender<Order>,

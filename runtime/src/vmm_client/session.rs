@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
 use bulkhead_vmm_control::{Channel, ChannelError, Reply, Request, StopReason};
+use nix::errno::Errno;
 use nix::sys::socket::{Shutdown, shutdown};
 use tokio::io::Interest;
 use tokio::sync::{mpsc, oneshot};
@@ -72,7 +73,15 @@ pub(super) async fn run(
                     let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
                     match send(&channel, &request, &borrowed).await {
                         Ok(()) => waiting.push_back(answer),
-                        Err(error) => tracing::warn!("monitor {}: {error}", process.pid()),
+                        // It is about to be seen that the machine has ended, which is then the answer.
+                        Err(ChannelError::Closed | ChannelError::Io(Errno::EPIPE | Errno::ECONNRESET)) => {
+                            waiting.push_back(answer);
+                        }
+                        Err(error) => {
+                            tracing::warn!("monitor {}: {error}", process.pid());
+                            let message = format!("cannot be sent: {error}");
+                            drop(answer.send(Reply::Failed { message }));
+                        }
                     }
                 }
                 Some(Order::HangUp) => {
