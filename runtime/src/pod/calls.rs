@@ -346,15 +346,19 @@ impl Pod {
             end_within(&self.vmm, POWER_OFF).await;
         }
         self.finish_all();
-        for container in self.all_containers() {
+        let containers = self.all_containers();
+        for container in &containers {
             undo.append(container.take_undo());
-            container.hooks.run_stopped().await;
         }
         self.map().clear();
         for task in self.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             task.abort();
         }
-        undo.run_async().await
+        let result = undo.run_async().await;
+        for container in &containers {
+            container.hooks.run_stopped().await;
+        }
+        result
     }
 
     async fn set_frozen(&self, container: &str, frozen: bool) -> Result<()> {

@@ -16,6 +16,8 @@ use crate::pidfd::PidFd;
 
 /// For hooks that set no limit.
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// For those that set one which no clock can count.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// Most of a hook's standard error that is shown, bytes.
 const STDERR: u64 = 2048;
 
@@ -132,10 +134,11 @@ impl Hook {
             })
         });
         if let Some(mut stdin) = child.stdin.take() {
-            // A hook that does not read its state is none of our business.
-            let _ = stdin.write_all(state);
+            let state = state.to_owned();
+            // A hook that does not read its state is none of our business; it ends the thread with itself.
+            std::thread::spawn(move || drop(stdin.write_all(&state)));
         }
-        let timeout = self.timeout.map_or(TIMEOUT, Duration::from_secs);
+        let timeout = self.timeout.map_or(TIMEOUT, Duration::from_secs).min(LONGEST);
         if !process.wait_ended(timeout).unwrap_or(false) {
             process.kill(Duration::from_secs(1));
             return Err(failed(format!("did not end within {} s", timeout.as_secs())));

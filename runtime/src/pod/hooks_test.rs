@@ -39,6 +39,20 @@ async fn a_hook_that_hangs_is_killed() {
     assert!(error.contains("did not end within 1 s"), "{error}");
 }
 
+#[tokio::test]
+async fn a_hook_that_does_not_read_a_large_state_is_killed_too() {
+    let hook = json!({ "path": "/bin/sleep", "args": ["sleep", "100"], "timeout": 1 });
+    let spec = json!({ "annotations": { "large": "x".repeat(256 << 10) }, "hooks": { "prestart": [hook] } });
+    let hooks = Hooks::of(&spec, "c1", Path::new("/")).unwrap();
+    let error = hooks.run_created(1).await.unwrap_err().to_string();
+    assert!(error.contains("did not end within 1 s"), "{error}");
+}
+
+#[tokio::test]
+async fn a_limit_that_no_clock_can_count_is_no_failure() {
+    hooks("exit 0", u64::MAX).run_created(1).await.unwrap();
+}
+
 #[test]
 fn malformed_hooks_are_refused() {
     let spec = json!({ "hooks": { "poststop": [{ "args": [] }] } });
