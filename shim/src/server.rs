@@ -37,6 +37,7 @@ const LAST_CALLS: Duration = Duration::from_secs(1);
 pub fn serve() -> Result<()> {
     let (launch, listener) = bootstrap::take_inheritance()?;
     set_up(&launch)?;
+    bootstrap::record_pid(&launch.bundle)?;
     let config = Config::load(launch.options.config_path.as_deref()).map_err(Error::from)?;
     log::init(&launch.bundle, &launch.pod_id, launch.debug, config.log_level);
     let runtime = tokio::runtime::Builder::new_current_thread()

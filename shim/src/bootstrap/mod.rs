@@ -17,7 +17,6 @@ mod socket;
 
 use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::Child;
 
 use anyhow::{Context, Result, bail};
 use bulkhead_runtime::config::Config;
@@ -76,7 +75,7 @@ pub fn start(call: &Call) -> Result<()> {
                 options,
                 started_us,
             };
-            let started = launch::spawn(&launch, listener).and_then(|server| record_pid(server, &bundle));
+            let started = launch::spawn(&launch, listener);
             if started.is_err() {
                 socket::remove(&socket);
             }
@@ -141,15 +140,10 @@ fn record_config(bundle: &Path, options: &RuntimeOptions) -> Result<()> {
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// For `delete`. A server whose pid cannot be recorded is not left behind.
-fn record_pid(mut server: Child, bundle: &Path) -> Result<()> {
+/// For `delete`. The server itself does it before it is ready: `start` can be interrupted.
+pub fn record_pid(bundle: &Path) -> Result<()> {
     let path = bundle.join("shim.pid");
-    let written = std::fs::write(&path, server.id().to_string());
-    if written.is_err() {
-        let _ = server.kill();
-        let _ = server.wait();
-    }
-    written.with_context(|| format!("cannot write {}", path.display()))
+    std::fs::write(&path, std::process::id().to_string()).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// What containerd piped in; nothing when a person runs the program from a terminal.
