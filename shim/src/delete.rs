@@ -46,10 +46,13 @@ pub fn delete(call: &Call) -> Result<()> {
     let socket = recorded_socket(call, &bundle, membership.pod_id().as_str());
     let alive = socket.as_deref().is_some_and(is_alive);
     let founds = matches!(membership, Membership::Founds { .. });
-    if let Some(socket) = socket.as_deref().filter(|_| alive && founds) {
-        if is_in_use(socket, call.id.as_str()) {
+    if founds {
+        if let Some(socket) = socket.as_deref().filter(|_| alive)
+            && is_in_use(socket, call.id.as_str())
+        {
             return answer(&bundle);
         }
+        // Also one whose socket has gone: nobody can reach it any more.
         kill_shim(&bundle, call.id.as_str());
     }
     if !alive || founds {

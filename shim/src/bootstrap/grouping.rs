@@ -1,4 +1,4 @@
-//! Which pod a container belongs to, from its bundle's annotations.
+//! Which pod a container belongs to, from its bundle's annotations and containerd's record of its sandbox.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -21,6 +21,9 @@ const KINDS: [&str; 2] = ["io.kubernetes.cri.container-type", "io.kubernetes.cri
 
 /// Largest config.json that is read, bytes.
 const MAX_SPEC: u64 = 16 << 20;
+
+/// Most of a sandbox's name that is read, bytes; none is that long.
+const MAX_NAME: u64 = 1024;
 
 /// A container's place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,8 +56,19 @@ struct Annotated {
     annotations: Option<HashMap<String, String>>,
 }
 
-/// Reads the annotations of the bundle's spec. A sandbox of the sandbox API has no spec: it founds the pod.
+/// Reads the annotations of the bundle's spec; where they say nothing, what containerd wrote of the container's sandbox.
 pub fn read_membership(bundle: &Path, id: &ContainerId) -> Result<Membership> {
+    let membership = annotated(bundle, id)?;
+    match sandbox_of(bundle) {
+        Some(pod) if pod != *id && matches!(membership, Membership::Founds { .. }) => {
+            Ok(Membership::Joins { pod, required: true })
+        }
+        _ => Ok(membership),
+    }
+}
+
+/// A sandbox of the sandbox API has no spec: it founds the pod.
+fn annotated(bundle: &Path, id: &ContainerId) -> Result<Membership> {
     let path = bundle.join("config.json");
     let file = match File::open(&path) {
         Ok(file) => file,
@@ -75,6 +89,14 @@ pub fn read_membership(bundle: &Path, id: &ContainerId) -> Result<Membership> {
     let spec: Option<Annotated> =
         serde_json::from_slice(&text).with_context(|| format!("{} is not an OCI spec", path.display()))?;
     membership(spec.and_then(|s| s.annotations).unwrap_or_default(), id)
+}
+
+/// containerd 2 names the sandbox that a client created the container in, in a file of the bundle.
+fn sandbox_of(bundle: &Path) -> Option<ContainerId> {
+    let mut name = String::new();
+    let file = File::open(bundle.join("sandbox")).ok()?;
+    file.take(MAX_NAME).read_to_string(&mut name).ok()?;
+    ContainerId::try_from(name.trim()).ok()
 }
 
 fn membership(annotations: HashMap<String, String>, id: &ContainerId) -> Result<Membership> {

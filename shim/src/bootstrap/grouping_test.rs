@@ -69,3 +69,17 @@ fn a_malformed_sandbox_id_or_spec_is_refused_by_name() {
     let error = format!("{:#}", read("{", "c1").unwrap_err());
     assert!(error.contains("config.json"), "{error}");
 }
+
+#[test]
+fn a_container_without_annotations_belongs_to_the_sandbox_that_containerd_recorded() {
+    let bundle = tempfile::tempdir().unwrap();
+    std::fs::write(bundle.path().join("config.json"), "{}").unwrap();
+    std::fs::write(bundle.path().join("sandbox"), "s1").unwrap();
+    let joins = Membership::Joins {
+        pod: id("s1"),
+        required: true,
+    };
+    assert_eq!(read_membership(bundle.path(), &id("c1")).unwrap(), joins);
+    let founds = Membership::Founds { pod: id("s1") };
+    assert_eq!(read_membership(bundle.path(), &id("s1")).unwrap(), founds);
+}
