@@ -12,7 +12,7 @@ use tokio::task::AbortHandle;
 
 use super::boot::{self, end_within};
 use super::container::{Container, Prepared};
-use super::numbers::Numbers;
+use super::numbers::{Numbers, foreign};
 use super::process::{KILLED, Process};
 use super::types::{ContainerSpec, Exit, PidInfo, PodEvent, PodSpec, ProcessState, Stats, Status, StdioPaths};
 use super::undo::Undo;
@@ -221,7 +221,8 @@ impl Pod {
                     process.name()
                 )));
             }
-            Status::Created if exec_id.is_some() => self.finish_quietly(&process),
+            // One that was never started ends without anybody being told.
+            Status::Created if exec_id.is_some() => drop(process.finish(KILLED)),
             Status::Created => self.forget_in_guest(&process).await?,
             Status::Stopped => {
                 if exec_id.is_none() {
@@ -295,7 +296,7 @@ impl Pod {
             let process = known
                 .iter()
                 .find(|p| p.guest_pid() == guest_pid && p.status() != Status::Stopped && p.pid() != 0);
-            let pid = process.map_or(guest_pid, |p| p.pid());
+            let pid = process.map_or_else(|| foreign(guest_pid), |p| p.pid());
             PidInfo {
                 pid,
                 guest_pid,
@@ -385,11 +386,6 @@ impl Pod {
         Ok(())
     }
 
-    /// An exec that was never started ends without anybody being told.
-    fn finish_quietly(&self, process: &Process) {
-        process.finish(KILLED);
-    }
-
     /// Waits for the output of an ended process, then closes its fifos.
     async fn drain(&self, process: &Process) {
         if let Some(mut streams) = process.take_streams() {
@@ -438,7 +434,7 @@ impl Pod {
         };
         let pid = number.ok_or_else(|| {
             Error::precondition(format!(
-                "pod {}: has as many processes as can be numbered (1023): delete some",
+                "pod {}: has as many processes as can be numbered (1022): delete some",
                 self.id
             ))
         })?;

@@ -264,7 +264,7 @@ impl Pod {
             .ok_or_else(|| Error::precondition(format!("{}: its start has failed before", process.name())))?;
         let number = self.numbers().take().ok_or_else(|| {
             Error::precondition(format!(
-                "pod {}: has as many processes as can be numbered (1023): delete some",
+                "pod {}: has as many processes as can be numbered (1022): delete some",
                 self.id
             ))
         })?;

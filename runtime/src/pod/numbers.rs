@@ -2,15 +2,23 @@
 //!
 //! containerd wants a pid for every process, unique on the host. The first container has the vmm's own. All others get
 //! `vmm pid + n * 2^22`: above the kernel's largest pid (2^22), unique in the pod by n, and among pods because no two living
-//! processes have the same pid. Nothing is recorded or shared for that. n fits ten bits, so a pod can have 1023 of them at a
-//! time; the lowest number not used lately is taken, as the kernel does with pids.
+//! processes have the same pid. Nothing is recorded or shared for that. n fits ten bits, so a pod can have 1022 of them at a
+//! time; the lowest number not used lately is taken, as the kernel does with pids. The largest n is for processes that no client
+//! made and that the guest alone knows: `guest pid + 1023 * 2^22`, unique in the pod.
 
 use std::collections::HashSet;
 
 /// Kernel pids are below this.
 const KERNEL_PIDS: u32 = 1 << 22;
 /// n is at most this.
-const MOST: u32 = (1 << 10) - 1;
+const MOST: u32 = FOREIGN - 1;
+/// n of processes that no client made.
+const FOREIGN: u32 = (1 << 10) - 1;
+
+/// The number of a process that no client made.
+pub(super) fn foreign(guest_pid: u32) -> u32 {
+    FOREIGN * KERNEL_PIDS + guest_pid % KERNEL_PIDS
+}
 
 /// Numbers of one pod.
 #[derive(Debug)]
