@@ -1,7 +1,7 @@
 //! What the sandbox API leaves to the shim: the pod's hostname, hosts, resolv.conf and /dev/shm, the same for all its containers.
 //!
-//! They lie in the sandbox's bundle and go with it, the memory behind /dev/shm with the shim's mount namespace. A container whose spec mounts something at these places itself (the
-//! kubelet writes /etc/hosts) keeps that.
+//! They lie in the sandbox's bundle and go with it, the memory behind /dev/shm with the shim's mount namespace. A container whose
+//! spec mounts something at these places itself (the kubelet writes /etc/hosts) keeps that.
 
 use std::path::{Path, PathBuf};
 
