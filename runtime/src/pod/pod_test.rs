@@ -42,7 +42,7 @@ struct Fake {
 }
 
 impl Fake {
-    async fn with(test: &str, agent: impl Service + Send + Sync + 'static) -> Fake {
+    async fn with(test: &str, agent: impl Service + Send + 'static) -> Fake {
         let (vmm, monitor) = machine();
         let agent = client_of(test, Arc::new(agent)).await;
         let spec = PodSpec {

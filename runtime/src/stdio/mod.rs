@@ -6,8 +6,9 @@
 //! stream. For input we hold a writer of our own, so that a client that has not come yet is no end of file; CloseIO closes it,
 //! and the end of file then comes when the client's writers are gone too, after everything they wrote. A client that wrote and
 //! left before Start has answered (`echo x | ctr run`) had no process yet to call CloseIO for: for it the end of file comes
-//! without that call. What may go wrong: no reader for an output (waited for, with a limit), a reader that stops reading (the container blocks, as it does with runc),
-//! a guest that closes early (the relay ends), a deletion while bytes are under way (they are waited for while they move).
+//! without that call. What may go wrong: no reader for an output (waited for, with a limit), a reader that stops reading (the
+//! container blocks, as it does with runc), a guest that closes early (the relay ends), a deletion while bytes are under way
+//! (they are waited for while they move).
 
 mod endpoint;
 mod keeper;
