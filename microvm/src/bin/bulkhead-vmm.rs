@@ -10,6 +10,7 @@ use bulkhead_vmm_control::Channel;
 const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
+    allocate_from_one_arena();
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .without_time()
@@ -33,6 +34,13 @@ fn main() -> ExitCode {
     } else {
         ExitCode::FAILURE
     }
+}
+
+/// glibc opens a file of /proc when it gives back memory of a thread's own arena, which the threads' system call filters forbid.
+#[allow(unsafe_code)]
+fn allocate_from_one_arena() {
+    // SAFETY: sets a number in the allocator; no other thread runs yet.
+    unsafe { nix::libc::mallopt(nix::libc::M_ARENA_MAX, 1) };
 }
 
 /// Owns an inherited descriptor, if there is one of that number, and keeps it from being inherited further.

@@ -87,32 +87,33 @@ fn boot(channel: &Channel) -> Result<Running, SessionError> {
     let Request::Boot(spec) = request else {
         return Err(SessionError::NotBoot);
     };
-    let fds = BootFds::sort(&spec, fds)?;
-    reserve_descriptors().map_err(SessionError::Descriptors)?;
-    let entered = jail::enter(&spec.jail, &fds.share, fds.network.as_ref(), channel)?;
-    start(channel, &spec, fds, entered.proc)
-}
-
-fn start(channel: &Channel, spec: &VmSpec, fds: BootFds, proc: OwnedFd) -> Result<Running, SessionError> {
     let BootFds {
         kvm,
+        share,
         kernel,
         agent_image,
+        network,
         disks,
         console_log,
-        ..
-    } = fds;
-    let policies = Policies::new()?;
-    let main_policy = policies.main();
-    let spawner = Spawner::start(policies)?;
+    } = BootFds::sort(&spec, fds)?;
+    reserve_descriptors().map_err(SessionError::Descriptors)?;
+    let entered = jail::enter(&spec.jail, &share, network.as_ref(), channel)?;
+    drop((share, network));
     let parts = Parts {
         kvm,
         kernel,
         agent_image,
         disks,
         console_log,
-        proc,
+        descriptors: entered.descriptors,
     };
+    start(channel, &spec, parts)
+}
+
+fn start(channel: &Channel, spec: &VmSpec, parts: Parts) -> Result<Running, SessionError> {
+    let policies = Policies::new()?;
+    let main_policy = policies.main();
+    let spawner = Spawner::start(policies)?;
     let mut machine = Machine::build(spec, parts)?;
     let replies = Replies::new()?;
     main_policy.enter()?;

@@ -2,7 +2,7 @@
 //!
 //! Distrusts the guest. The boundary is the process's mount namespace: the root of the share is the root of everything that this
 //! process can name. Within it, virtiofsd's pass-through file system opens only relative to descriptors of the share, with
-//! RESOLVE_IN_ROOT and NO_MAGICLINKS, or by number below a /proc/self/fd that was opened before the jail.
+//! RESOLVE_IN_ROOT and NO_MAGICLINKS, or by number below this process's /proc/self/fd.
 //!
 //! virtiofsd panics on a few requests that no driver makes; [`request`] and [`share`] refuse those before.
 //!
@@ -11,14 +11,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::stat::Mode;
 use thiserror::Error;
 use virtiofsd::descriptor_utils::{Reader, Writer};
 use virtiofsd::filesystem::{Context, FileSystem};
@@ -40,9 +38,6 @@ pub use memory::ServerMemory;
 /// Why the share cannot be served.
 #[derive(Debug, Error)]
 pub enum FileServerError {
-    /// The descriptors of this process cannot be reached.
-    #[error("cannot open self/fd below the given /proc: {0}")]
-    ProcSelfFd(#[source] Errno),
     /// The descriptor limit cannot be read.
     #[error("cannot read the limit of open files: {0}")]
     Limit(#[source] Errno),
@@ -86,14 +81,12 @@ pub struct FileServer {
 }
 
 impl FileServer {
-    /// Serves the directory `root`. `proc` is a directory descriptor of a /proc that shows this process; it is used only here.
+    /// Serves the directory `root`. `descriptors` is a directory descriptor of this process's /proc/self/fd.
     /// Clears the umask of the process, because modes come from the guest.
-    pub fn new(root: &str, proc: BorrowedFd<'_>, policy: SharePolicy) -> Result<FileServer, FileServerError> {
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let self_fd = openat(proc, "self/fd", flags, Mode::empty()).map_err(FileServerError::ProcSelfFd)?;
+    pub fn new(root: &str, descriptors: OwnedFd, policy: SharePolicy) -> Result<FileServer, FileServerError> {
         let config = passthrough::Config {
             root_dir: root.to_owned(),
-            proc_sfd_rawfd: Some(File::from(self_fd)),
+            proc_sfd_rawfd: Some(File::from(descriptors)),
             entry_timeout: policy.timeout(),
             attr_timeout: policy.timeout(),
             cache_policy: policy.cache(),

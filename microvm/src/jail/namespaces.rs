@@ -2,20 +2,23 @@
 //!
 //! Order and reasons:
 //!
-//! 1. the pod's network namespace, which needs the rights of the host's root;
-//! 2. a mount namespace that still belongs to the initial user namespace, so that nobody inside can ever mount; its root becomes
-//!    the share, and mounts that the runtime makes below the share later arrive because the copy is a slave;
-//! 3. a user namespace and the rest. The ids are mapped by a child that stays outside;
-//! 4. a fork, because a pid namespace begins with the next child. The outer process tells the runtime the pid and ends.
+//! 1. the pod's network namespace, which needs the rights of the host's root, and new ones of the kinds that nobody inside is to own;
+//! 2. a fork, because a pid namespace begins with the next child. The outer process tells the runtime the pid and ends;
+//! 3. while /proc can still be named, a mount of its own for this process's descriptors: from a directory descriptor that lies in a
+//!    mount of the host, `..` would lead to all of the host;
+//! 4. a mount namespace that still belongs to the initial user namespace, so that nobody inside can ever mount; its root becomes
+//!    the share, read-only but for the mounts that the runtime makes below it later, which arrive because the copy is a slave;
+//! 5. the user namespace. The ids are mapped by a child that stays outside.
 //!
-//! Unsafe, because of fork.
+//! Unsafe, because of fork and open_tree.
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::ffi::CStr;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 
 use bulkhead_vmm_control::{Channel, ChannelError, IdExtent, JailSpec, Reply};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat};
+use nix::fcntl::{OFlag, open, openat, readlinkat};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl::{set_dumpable, set_no_new_privs};
@@ -23,7 +26,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{
-    ForkResult, Gid, Pid, Uid, chdir, fchdir, fork, getpid, pipe2, pivot_root, read, setgroups, setresgid, setresuid,
+    ForkResult, Gid, Pid, Uid, chdir, fchdir, fork, pipe2, pivot_root, read, setgroups, setresgid, setresuid,
     write,
 };
 use thiserror::Error;
@@ -59,50 +62,63 @@ fn failed(what: &'static str) -> impl Fn(Errno) -> JailError {
     move |source| JailError::System { what, source }
 }
 
-/// What is left of the outside.
+/// What the inner process has besides the share.
 #[derive(Debug)]
 pub struct Entered {
-    /// The host's /proc, to re-open files by number. O_PATH.
-    pub proc: OwnedFd,
+    /// This process's /proc/self/fd as the root of a mount that nothing else is reached from, to re-open files by number. O_PATH.
+    pub descriptors: OwnedFd,
 }
 
 /// Enters the jail. Returns in the inner process, which is pid 1 of its namespace; the outer process never returns on success.
 ///
-/// Must be called while the process has one thread.
+/// Must be called while the process has one thread. The caller drops `share` and `network` before it looks at anything of the guest's:
+/// they lie in mounts of the host.
 pub fn enter(
     spec: &JailSpec,
     share: &OwnedFd,
     network: Option<&OwnedFd>,
     channel: &Channel,
 ) -> Result<Entered, JailError> {
+    if let Some(network) = network {
+        setns(network, CloneFlags::CLONE_NEWNET).map_err(failed("enter the network namespace"))?;
+    }
+    let mut namespaces = CloneFlags::CLONE_NEWPID
+        | CloneFlags::CLONE_NEWIPC
+        | CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWCGROUP;
+    namespaces.set(CloneFlags::CLONE_NEWNET, network.is_none());
+    unshare(namespaces).map_err(failed("make namespaces"))?;
+    fork_inside(channel)?;
     let proc = open(
         "/proc",
         OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
         Mode::empty(),
     )
     .map_err(failed("open /proc"))?;
-    // Otherwise /proc/self/fd and the id maps would belong to the host's root alone.
-    set_dumpable(true).map_err(failed("become dumpable"))?;
-    if let Some(network) = network {
-        setns(network, CloneFlags::CLONE_NEWNET).map_err(failed("enter the network namespace"))?;
-    }
+    let descriptors = detached_mount(c"/proc/self/fd").map_err(failed("detach /proc/self/fd"))?;
     enter_share(share)?;
-    let mut namespaces = CloneFlags::CLONE_NEWUSER
-        | CloneFlags::CLONE_NEWPID
-        | CloneFlags::CLONE_NEWIPC
-        | CloneFlags::CLONE_NEWUTS
-        | CloneFlags::CLONE_NEWCGROUP;
-    namespaces.set(CloneFlags::CLONE_NEWNET, network.is_none());
     let mapper = Mapper::start(spec, &proc)?;
-    unshare(namespaces).map_err(failed("make namespaces"))?;
+    drop(proc);
+    unshare(CloneFlags::CLONE_NEWUSER).map_err(failed("make a user namespace"))?;
     mapper.finish(spec)?;
     become_root()?;
-    fork_inside(channel)?;
     umask(Mode::empty());
-    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(failed("forbid core dumps"))?;
+    // 0 would not keep the kernel from piping guest memory to a crash handler (core_pattern with "|"), 1 and undumpable do.
+    setrlimit(Resource::RLIMIT_CORE, 1, 1).map_err(failed("forbid core dumps"))?;
+    set_dumpable(false).map_err(failed("become undumpable"))?;
     capabilities::keep_file_server()?;
     set_no_new_privs().map_err(failed("set no_new_privs"))?;
-    Ok(Entered { proc })
+    Ok(Entered { descriptors })
+}
+
+/// A copy of the mount that `path` lies in, with `path` as its root and no place in any mount tree.
+fn detached_mount(path: &CStr) -> Result<OwnedFd, Errno> {
+    let flags = nix::libc::OPEN_TREE_CLONE | nix::libc::OPEN_TREE_CLOEXEC;
+    // SAFETY: the path ends with a zero byte, and the call touches no other memory.
+    let opened = unsafe { nix::libc::syscall(nix::libc::SYS_open_tree, nix::libc::AT_FDCWD, path.as_ptr(), flags) };
+    let descriptor = Errno::result(opened)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor as RawFd) })
 }
 
 /// Makes the share the root of a new mount namespace and drops everything else.
@@ -120,7 +136,21 @@ fn enter_share(share: &OwnedFd) -> Result<(), JailError> {
     .map_err(failed("stop mounts from leaving"))?;
     pivot_root(".", ".").map_err(failed("make the share the root; it must be a mount point"))?;
     umount2(".", MntFlags::MNT_DETACH).map_err(failed("drop the old root"))?;
-    chdir("/").map_err(failed("change to the root"))
+    chdir("/").map_err(failed("change to the root"))?;
+    // The runtime follows the paths of the folders between the root and the mounts below: the guest must not replace them.
+    mount(
+        None::<&str>,
+        "/",
+        None::<&str>,
+        MsFlags::MS_REMOUNT
+            | MsFlags::MS_BIND
+            | MsFlags::MS_RDONLY
+            | MsFlags::MS_NOSUID
+            | MsFlags::MS_NODEV
+            | MsFlags::MS_NOEXEC,
+        None::<&str>,
+    )
+    .map_err(failed("make the root read-only"))
 }
 
 /// A child outside of the user namespace that writes its id maps when told to.
@@ -132,13 +162,15 @@ struct Mapper {
 impl Mapper {
     fn start(spec: &JailSpec, proc: &OwnedFd) -> Result<Mapper, JailError> {
         let (wait, go) = pipe2(OFlag::O_CLOEXEC).map_err(failed("make a pipe"))?;
-        let parent = getpid();
+        // The pid namespace has its own numbers, /proc shows the host's.
+        let parent = readlinkat(proc, "self").map_err(failed("read /proc/self"))?;
+        let parent = parent.to_string_lossy();
         // SAFETY: the process has one thread, so the child may use everything that it inherits.
         match unsafe { fork() }.map_err(failed("fork"))? {
             ForkResult::Parent { child } => Ok(Mapper { child, go }),
             ForkResult::Child => {
                 drop(go);
-                let done = read(&wait, &mut [0u8; 1]) == Ok(1) && write_maps(spec, proc, parent).is_ok();
+                let done = read(&wait, &mut [0u8; 1]) == Ok(1) && write_maps(spec, proc, &parent).is_ok();
                 // SAFETY: ends the child at once, without running what the parent has registered.
                 unsafe { nix::libc::_exit(i32::from(!done)) }
             }
@@ -156,7 +188,7 @@ impl Mapper {
     }
 }
 
-fn write_maps(spec: &JailSpec, proc: &OwnedFd, process: Pid) -> Result<(), Errno> {
+fn write_maps(spec: &JailSpec, proc: &OwnedFd, process: &str) -> Result<(), Errno> {
     for (name, extents) in [("uid_map", &spec.uid_map), ("gid_map", &spec.gid_map)] {
         let path = format!("{process}/{name}");
         let file = openat(proc, path.as_str(), OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
@@ -181,9 +213,7 @@ fn become_root() -> Result<(), JailError> {
     let (user, group) = (Uid::from_raw(0), Gid::from_raw(0));
     setgroups(&[]).map_err(failed("drop the supplementary groups"))?;
     setresgid(group, group, group).map_err(failed("take group 0 of the namespace"))?;
-    setresuid(user, user, user).map_err(failed("take user 0 of the namespace"))?;
-    // Changing ids made the process undumpable, and with it the owner of its /proc files is the host's root.
-    set_dumpable(true).map_err(failed("become dumpable again"))
+    setresuid(user, user, user).map_err(failed("take user 0 of the namespace"))
 }
 
 /// Goes on in a child; the parent reports its pid and ends. The child waits until that is done, so that the reports keep their order.

@@ -1,3 +1,5 @@
+use std::os::fd::AsRawFd;
+
 use super::*;
 
 #[test]
@@ -46,6 +48,14 @@ fn a_jailed_process_sees_only_the_share() {
     }
 }
 
+fn opens_by_number(descriptors: &OwnedFd) -> bool {
+    let Ok(file) = open("/only", OFlag::O_PATH, Mode::empty()) else {
+        return false;
+    };
+    let number = file.as_raw_fd().to_string();
+    openat(descriptors, number.as_str(), OFlag::O_RDONLY, Mode::empty()).is_ok()
+}
+
 fn jailed_child(share: &std::path::Path, far: &Channel) -> i32 {
     let prepare = || -> Result<OwnedFd, Errno> {
         unshare(CloneFlags::CLONE_NEWNS)?;
@@ -90,16 +100,21 @@ fn jailed_child(share: &std::path::Path, far: &Channel) -> i32 {
             "one file in the root",
             names.len() == 1 && names[0].file_name() == "only",
         ),
-        ("pid 1", getpid() == Pid::from_raw(1)),
+        ("pid 1", nix::unistd::getpid() == Pid::from_raw(1)),
         ("user 0", nix::unistd::getuid().is_root()),
         (
             "no mounts",
             mount(Some("t"), "/", Some("tmpfs"), MsFlags::empty(), None::<&str>).is_err(),
         ),
         (
-            "fds by number",
-            openat(&entered.proc, "self/fd", OFlag::O_RDONLY, Mode::empty()).is_ok(),
+            "nothing new in the root",
+            std::fs::create_dir("/new").is_err() && std::fs::remove_file("/only").is_err(),
         ),
+        ("files by number", opens_by_number(&entered.descriptors)),
+        ("no way up", {
+            let opens = |path| openat(&entered.descriptors, path, OFlag::O_PATH, Mode::empty()).is_ok();
+            !opens("../../../etc") && !opens("../../sys/kernel") && !opens("../status")
+        }),
     ];
     let reply = match checks.iter().find(|check| !check.1) {
         None => Reply::Done,

@@ -5,7 +5,7 @@ pub mod stop;
 pub mod vm;
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -145,8 +145,8 @@ pub struct Parts {
     pub disks: Vec<File>,
     /// Where console output goes.
     pub console_log: Option<File>,
-    /// The host's /proc, for the file server.
-    pub proc: OwnedFd,
+    /// This process's /proc/self/fd, for the file server.
+    pub descriptors: OwnedFd,
 }
 
 /// A machine. The main thread owns it.
@@ -221,7 +221,7 @@ impl Machine {
             memory,
         };
         machine.plug(Box::new(vsock_device))?;
-        let share = FileServer::new("/", parts.proc.as_fd(), SharePolicy::Mixed).map_err(device("fs"))?;
+        let share = FileServer::new("/", parts.descriptors, SharePolicy::Mixed).map_err(device("fs"))?;
         machine.plug(Box::new(FsDevice::new(SHARE_TAG, share).map_err(device("fs"))?))?;
         machine.plug(Box::new(RngDevice::new()))?;
         for (disk, file) in spec.disks.iter().zip(parts.disks) {
@@ -278,14 +278,22 @@ impl Machine {
     /// Stops all vCPUs and waits for their threads. Harmless when none runs.
     pub fn halt(&mut self) {
         self.stopping.store(true, Ordering::Release);
-        for thread in self.threads.drain(..) {
-            // A signal that comes just before the vCPU enters the guest is lost, so it is repeated until the thread is gone.
-            while !thread.is_finished() {
+        // A signal that comes just before the vCPU enters the guest is lost, so it is repeated until the threads are gone. All at
+        // a time: one may be resetting a device that another keeps busy.
+        loop {
+            let mut running = false;
+            for thread in self.threads.iter().filter(|thread| !thread.is_finished()) {
+                running = true;
                 if let Err(error) = thread.kill(SIGRTMIN()) {
                     tracing::debug!("cannot signal a vCPU: {error}");
                 }
-                std::thread::sleep(KICK_INTERVAL);
             }
+            if !running {
+                break;
+            }
+            std::thread::sleep(KICK_INTERVAL);
+        }
+        for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a vCPU thread panicked");
             }

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::fs::{self, File};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::Duration;
 
@@ -49,8 +49,8 @@ fn config_space_holds_the_tag_and_the_number_of_queues() {
 #[test]
 fn a_tag_must_fit() {
     for tag in ["", &"x".repeat(37)] {
-        let proc = File::open("/proc").unwrap();
-        let server = FileServer::new("/", proc.as_fd(), SharePolicy::Mixed).unwrap();
+        let descriptors = File::open("/proc/self/fd").unwrap().into();
+        let server = FileServer::new("/", descriptors, SharePolicy::Mixed).unwrap();
         assert_eq!(
             FsDevice::new(tag, server).err(),
             Some(FsDeviceError::Tag(tag.to_owned()))

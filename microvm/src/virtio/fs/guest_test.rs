@@ -1,7 +1,6 @@
 //! A guest's virtio-fs driver for the tests of this folder: makes FUSE requests and reads the answers.
 
 use std::fs::{File, Permissions};
-use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -86,8 +85,8 @@ pub struct Guest {
 impl Guest {
     /// A guest that has mounted `share`.
     pub fn start(share: &Path) -> Guest {
-        let proc = File::open("/proc").unwrap();
-        let server = FileServer::new(share.to_str().unwrap(), proc.as_fd(), SharePolicy::Mixed).unwrap();
+        let descriptors = File::open("/proc/self/fd").unwrap().into();
+        let server = FileServer::new(share.to_str().unwrap(), descriptors, SharePolicy::Mixed).unwrap();
         let memory = guest_memory(0x100_0000);
         let (hiprio, _) = FakeQueue::new(&memory, HIPRIO_RING, 64);
         let (requests, _) = FakeQueue::new(&memory, REQUEST_RING, 512);

@@ -18,7 +18,7 @@ use crate::jail::{SpawnError, ThreadKind, spawn_worker};
 use crate::virtio::ring::Ring;
 
 /// Most threads of one device.
-const MAX_THREADS: usize = 4;
+const MAX_THREADS: usize = 32;
 
 /// Epoll's token for the high-priority queue, which is the first.
 const HIGH_PRIORITY: u64 = 0;
@@ -141,6 +141,7 @@ impl Shared {
     /// A thread's life. It counts as idle on entry.
     fn run(self: Arc<Shared>) {
         if let Err(error) = self.server.prepare_thread() {
+            self.idle.fetch_sub(1, Ordering::SeqCst);
             tracing::error!(%error, "a file server thread cannot get a working directory of its own");
             return;
         }
@@ -169,7 +170,7 @@ impl Shared {
         }
     }
 
-    /// Serves requests until the queue is empty.
+    /// Serves requests until the queue is empty, or the end has come: a guest may fill the queue for ever.
     fn serve(self: &Arc<Shared>, shared_ring: &SharedRing) {
         let memory = self.memory.guest();
         let mut ring = lock(&shared_ring.ring);
@@ -198,6 +199,9 @@ impl Shared {
             ring = lock(&shared_ring.ring);
             ring.give_back(memory, head, written);
             ring.notify(memory);
+            if lock(&self.threads).stopping {
+                return;
+            }
         }
     }
 
