@@ -148,7 +148,7 @@ class Answers:
     first test looks at its own. What none of them may leave, all together, is in `left`.
     """
 
-    # More than one nested guest at a time has ended the emulated host itself.
+    # The emulated host has one CPU: more at a time end no sooner.
     WORKERS = 1
 
     def __init__(self, fresh=False, records=RECORDS):
