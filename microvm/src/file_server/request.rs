@@ -5,9 +5,6 @@ use vm_memory::Bytes;
 
 use crate::virtio::ring::Chain;
 
-/// `sizeof(struct fuse_out_header)`: every answer has one.
-const OUT_HEADER: u64 = 16;
-
 /// FUSE_FORGET.
 const FORGET: u32 = 2;
 
@@ -21,26 +18,9 @@ const COUNT: std::ops::Range<usize> = 40..48;
 /// Why a request is refused.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum RequestError {
-    /// There is no room for the answer's header; virtiofsd panics without.
-    #[error("{0} bytes are no room for an answer")]
-    NoRoom(u64),
     /// Not readable as a forget.
     #[error("only a whole FORGET may come through the high-priority queue")]
     NoForget,
-}
-
-/// Whether a request of the request queue may go to virtiofsd: every one of them has an answer, with a header at least.
-pub fn check(chain: &Chain<'_>) -> Result<(), RequestError> {
-    let room: u64 = chain
-        .clone()
-        .writable()
-        .map(|descriptor| u64::from(descriptor.len()))
-        .sum();
-    if room < OUT_HEADER {
-        Err(RequestError::NoRoom(room))
-    } else {
-        Ok(())
-    }
 }
 
 /// The guest gives up lookups of a node.

@@ -15,7 +15,14 @@ pub enum BufferError {
     /// A device-readable descriptor where only device-writable ones belong, or the reverse.
     #[error("descriptor of the wrong direction")]
     WrongDirection,
+    /// More pieces than any driver makes.
+    #[error("more than {MAX_PIECES} pieces")]
+    TooManyPieces,
 }
+
+/// Most pieces of one chain. An indirect table may hold 65,535 descriptors, so without a bound a small table would cost the process
+/// a hundred times its size. Drivers stay below the queue's size (virtio 1.2, 2.7.5.3.1), and no queue here is larger.
+const MAX_PIECES: usize = 1024;
 
 /// Which way the device uses a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,18 +53,22 @@ impl<'m> Buffers<'m> {
                 return Err(BufferError::WrongDirection);
             }
             for slice in memory.get_slices(descriptor.addr(), descriptor.len() as usize) {
-                buffers.push(slice.map_err(|_| BufferError::OutOfRange)?);
+                buffers.push(slice.map_err(|_| BufferError::OutOfRange)?)?;
             }
         }
         Ok(buffers)
     }
 
-    pub(super) fn push(&mut self, slice: VolatileSlice<'m>) {
+    pub(super) fn push(&mut self, slice: VolatileSlice<'m>) -> Result<(), BufferError> {
+        if self.slices.len() == MAX_PIECES {
+            return Err(BufferError::TooManyPieces);
+        }
         // A chain is at most 2^32 bytes long, which virtio-queue enforces.
         self.length += slice.len();
         if !slice.is_empty() {
             self.slices.push(slice);
         }
+        Ok(())
     }
 
     /// Bytes in all.
@@ -82,9 +93,10 @@ impl<'m> Buffers<'m> {
             let from = skip.min(slice.len());
             skip -= from;
             let take = wanted.min(slice.len() - from);
-            if let Ok(piece) = slice.subslice(from, take) {
+            if let Ok(piece) = slice.subslice(from, take)
+                && part.push(piece).is_ok()
+            {
                 wanted -= take;
-                part.push(piece);
             }
         }
         part

@@ -128,7 +128,7 @@ pub fn parse<'m>(memory: &'m GuestMemory, chain: Chain<'m>, bounds: Bounds) -> O
     Some(Parsed { request, status })
 }
 
-/// The readable and the writable half; `None` if a descriptor leaves guest memory or a readable one follows a writable one.
+/// The readable and the writable half; `None` if a descriptor leaves guest memory, there are too many, or a readable one follows a writable one.
 fn split<'m>(memory: &'m GuestMemory, chain: Chain<'m>) -> Option<(Buffers<'m>, Buffers<'m>)> {
     let mut halves = (Buffers::default(), Buffers::default());
     for descriptor in chain {
@@ -138,7 +138,7 @@ fn split<'m>(memory: &'m GuestMemory, chain: Chain<'m>) -> Option<(Buffers<'m>, 
             (false, _) => return None,
         };
         for slice in memory.get_slices(descriptor.addr(), descriptor.len() as usize) {
-            half.push(slice.ok()?);
+            half.push(slice.ok()?).ok()?;
         }
     }
     Some(halves)
