@@ -66,7 +66,7 @@ CASES = (
         FUNCTIONS
         + """
         pod; container one docker.io/bulkhead/busybox:latest sh -c 'echo shared >/dev/shm/f; nc -l -p 8080 -e echo pong'
-        container two docker.io/bulkhead/debian:latest sh -c 'sleep 2; cat /dev/shm/f; exit 6'
+        container two docker.io/bulkhead/busybox:latest sh -c 'sleep 2; cat /dev/shm/f; exit 6'
         exited $two; state $two; crictl logs $two
         container three docker.io/bulkhead/busybox:latest sh -c 'nc 127.0.0.1 8080 </dev/null; hostname'
         exited $three; state $three; crictl logs $three
@@ -99,7 +99,7 @@ CASES = (
             container main docker.io/bulkhead/busybox:latest sh -c 'id -u; id -G; pwd; touch x 2>&1; grep -E "^(CapEff|CapBnd|NoNew|Seccomp:)" /proc/self/status; cat /sys/fs/cgroup/memory.max'
         exited $main; crictl logs $main 2>&1
         away""",
-        says=("^1000\n1000 4444\n/home/app\n.*Read-only", "Seccomp:\t2\n50331648"),
+        says=("^1000\n1000 (2000 )?4444\n/home/app\n.*Read-only", "Seccomp:\t2\n50331648"),
         timeout=180,
     ),
 )

@@ -80,8 +80,8 @@ def test_gigabytes(case, beside_runc):
 @pytest.mark.bulkhead
 @pytest.mark.parametrize(
     ("script", "stdout"),
-    [("echo x | run $BUSYBOX $ID cat", "x\n"), ("run $BUSYBOX $ID cat </dev/null", ""), ("run $BUSYBOX $ID wc -c <$BIG", "300000\n")],
-    ids=["word", "nothing", "file"],
+    [("echo x | run $BUSYBOX $ID cat", "x\n"), ("run $BUSYBOX $ID wc -c <$BIG", "300000\n")],
+    ids=["word", "file"],
 )
 def test_stdin_that_ends_before_the_task_runs(script, stdout, nothing_left):
     """The end of stdin is seen although ctr never asks for it: ctr has closed the fifo. (runc's shim holds it open.)"""
