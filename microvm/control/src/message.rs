@@ -27,7 +27,7 @@ pub enum Request {
 /// From the vmm to the runtime.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Reply {
-    /// The jail is entered. Sent by the outer process, from the runtime's pid namespace.
+    /// The vmm goes on in its pid namespace. Sent by the outer process, from the runtime's pid namespace.
     Jailed {
         /// Pid of the vmm as the runtime's pid namespace numbers it.
         pid: u32,
