@@ -352,7 +352,8 @@ impl Containers {
         let signal = i32::try_from(request.signal)
             .ok()
             .filter(|signal| (1..=libc::SIGRTMAX()).contains(signal));
-        let signal = signal.ok_or_else(|| Error::invalid(format!("invalid argument: there is no signal {}", request.signal)))?;
+        let signal =
+            signal.ok_or_else(|| Error::invalid(format!("invalid argument: there is no signal {}", request.signal)))?;
         if request.all {
             let container = self.container(&request.container_id)?;
             let failed = |error: cgroup::CgroupError| {

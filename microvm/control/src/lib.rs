@@ -8,7 +8,8 @@
 //! 1. runtime sends [`Request::Boot`] with the descriptors that [`BootFd`] lists, in the order of `VmSpec::fds`.
 //! 2. vmm, still single-threaded, forks into its pid namespace, and the outer process answers [`Reply::Jailed`] with the inner
 //!    process's pid in the runtime's pid namespace, then exits.
-//! 3. the inner process enters the rest of the jail (root = the share), builds the machine, answers [`Reply::Booted`] and runs the vCPUs.
+//! 3. the inner process enters the rest of the jail (root = the share), builds the machine, answers [`Reply::Booted`]
+//!    and runs the vCPUs.
 //! 4. runtime sends [`Request::Connect`] and so on, each answered by one [`Reply`] in order.
 //! 5. at any time the vmm may send [`Reply::Stopped`], its last message; then the socket closes.
 

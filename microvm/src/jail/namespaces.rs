@@ -26,8 +26,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{
-    ForkResult, Gid, Pid, Uid, chdir, fchdir, fork, pipe2, pivot_root, read, setgroups, setresgid, setresuid,
-    write,
+    ForkResult, Gid, Pid, Uid, chdir, fchdir, fork, pipe2, pivot_root, read, setgroups, setresgid, setresuid, write,
 };
 use thiserror::Error;
 
@@ -82,10 +81,8 @@ pub fn enter(
     if let Some(network) = network {
         setns(network, CloneFlags::CLONE_NEWNET).map_err(failed("enter the network namespace"))?;
     }
-    let mut namespaces = CloneFlags::CLONE_NEWPID
-        | CloneFlags::CLONE_NEWIPC
-        | CloneFlags::CLONE_NEWUTS
-        | CloneFlags::CLONE_NEWCGROUP;
+    let mut namespaces =
+        CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWCGROUP;
     namespaces.set(CloneFlags::CLONE_NEWNET, network.is_none());
     unshare(namespaces).map_err(failed("make namespaces"))?;
     fork_inside(channel)?;
