@@ -41,12 +41,12 @@ demo: dist ## run a real image in a microVM, beside the same under runc
 	@e2e/packages test
 	@e2e/demo
 
-test: ## unit tests, lints and the end-to-end suites; prints the number passed and failed
+test: ## unit tests, lints and the first end-to-end suites; prints the number passed and failed
 	@e2e/packages build
 	@e2e/packages test
 	@e2e/test
 
-suites: ## the same, also in the test host with containerd 1.7
+suites: ## the same with every end-to-end suite, in both test hosts
 	@e2e/packages build
 	@e2e/packages test
 	@e2e/test --all
