@@ -279,29 +279,26 @@ impl Pod {
     pub async fn pids(&self, container: &str) -> Result<Vec<PidInfo>> {
         let container = self.container(container)?;
         let asked = tokio::time::timeout(PIDS_PATIENCE, self.ask(self.agent.pids(container.id.as_str()))).await;
-        let known = container.processes();
+        let known = container.processes().into_iter();
+        let known = known.filter(|p| p.status() != Status::Stopped && p.pid() != 0);
+        let known: Vec<PidInfo> = known.map(|p| p.info()).collect();
         let guest_pids = match asked {
             Ok(Ok(pids)) => pids,
             failed => {
                 // containerd forgets a task that seems to have no processes: what the host itself knows has to do.
-                let living = known.iter().filter(|p| p.status() != Status::Stopped && p.pid() != 0);
-                let living: Vec<PidInfo> = living.map(|p| p.info()).collect();
-                if !living.is_empty() {
-                    return Ok(living);
+                if !known.is_empty() {
+                    return Ok(known);
                 }
                 failed.unwrap_or_else(|_| Err(Error::timeout(format!("container {}: no answer", container.id))))?
             }
         };
         let info = |guest_pid: u32| {
-            let process = known
-                .iter()
-                .find(|p| p.guest_pid() == guest_pid && p.status() != Status::Stopped && p.pid() != 0);
-            let pid = process.map_or_else(|| foreign(guest_pid), |p| p.pid());
-            PidInfo {
-                pid,
+            let process = known.iter().find(|p| p.guest_pid == guest_pid);
+            process.cloned().unwrap_or_else(|| PidInfo {
+                pid: foreign(guest_pid),
                 guest_pid,
-                exec_id: process.and_then(|p| p.exec_id.clone()),
-            }
+                exec_id: None,
+            })
         };
         Ok(guest_pids.into_iter().map(info).collect())
     }
@@ -393,6 +390,16 @@ impl Pod {
         }
     }
 
+    /// A number for a process besides the first container's.
+    pub(super) fn take_number(&self) -> Result<u32> {
+        self.numbers().take().ok_or_else(|| {
+            Error::precondition(format!(
+                "pod {}: has as many processes as can be numbered (1022): delete some",
+                self.id
+            ))
+        })
+    }
+
     pub(super) async fn remove_container(&self, container: &Arc<Container>) {
         for process in container.processes() {
             drop(process.take_streams());
@@ -427,17 +434,7 @@ impl Pod {
             ));
         }
         let first = !self.first_taken.swap(true, Ordering::SeqCst);
-        let number = if first {
-            Some(self.vmm_pid())
-        } else {
-            self.numbers().take()
-        };
-        let pid = number.ok_or_else(|| {
-            Error::precondition(format!(
-                "pod {}: has as many processes as can be numbered (1022): delete some",
-                self.id
-            ))
-        })?;
+        let pid = if first { self.vmm_pid() } else { self.take_number()? };
         map.insert(id.to_string(), None);
         Ok(Reservation {
             pod: self,

@@ -262,12 +262,7 @@ impl Pod {
         let json = container
             .take_exec_json(exec_id)
             .ok_or_else(|| Error::precondition(format!("{}: its start has failed before", process.name())))?;
-        let number = self.numbers().take().ok_or_else(|| {
-            Error::precondition(format!(
-                "pod {}: has as many processes as can be numbered (1022): delete some",
-                self.id
-            ))
-        })?;
+        let number = self.take_number()?;
         let started = async {
             let (io, streams) = self.open_streams(process).await?;
             let started = self

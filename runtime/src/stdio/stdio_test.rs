@@ -60,6 +60,26 @@ fn pair() -> (UnixStream, UnixStream) {
     (near, far)
 }
 
+fn only_stdin(near: UnixStream) -> GuestEnds {
+    GuestEnds {
+        stdin: Some(near),
+        ..Default::default()
+    }
+}
+
+fn only_stdout(near: UnixStream) -> GuestEnds {
+    GuestEnds {
+        stdout: Some(near),
+        ..Default::default()
+    }
+}
+
+/// What a client does that is gone before it could call CloseIO.
+fn write_and_leave(path: &Path, data: &[u8]) {
+    let mut client = OpenOptions::new().write(true).open(path).unwrap();
+    client.write_all(data).unwrap();
+}
+
 /// Bytes that show a loss, a repetition or a swap.
 fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|n| (n ^ (n >> 8) ^ (n >> 16)) as u8).collect()
@@ -102,14 +122,7 @@ fn megabytes_reach_a_slow_reader_complete_and_end() {
     multi(async {
         let endpoints = Endpoints::open(&output(&path)).await.unwrap();
         let (near, mut guest) = pair();
-        let mut streams = Streams::start(
-            endpoints,
-            GuestEnds {
-                stdout: Some(near),
-                ..Default::default()
-            },
-        )
-        .unwrap();
+        let mut streams = Streams::start(endpoints, only_stdout(near)).unwrap();
         thread::spawn(move || guest.write_all(&pattern(8_000_001)).unwrap());
         streams.drain().await;
     });
@@ -128,14 +141,7 @@ fn an_output_waits_for_its_reader() {
     multi(async {
         let endpoints = Endpoints::open(&output(&path)).await.unwrap();
         let (near, mut guest) = pair();
-        let mut streams = Streams::start(
-            endpoints,
-            GuestEnds {
-                stdout: Some(near),
-                ..Default::default()
-            },
-        )
-        .unwrap();
+        let mut streams = Streams::start(endpoints, only_stdout(near)).unwrap();
         guest.write_all(b"hello").unwrap();
         drop(guest);
         streams.drain().await;
@@ -155,14 +161,7 @@ fn a_reader_that_comes_and_goes_does_not_end_the_stream() {
     multi(async {
         let endpoints = Endpoints::open(&output(&path)).await.unwrap();
         let (near, mut guest) = pair();
-        let mut streams = Streams::start(
-            endpoints,
-            GuestEnds {
-                stdout: Some(near),
-                ..Default::default()
-            },
-        )
-        .unwrap();
+        let mut streams = Streams::start(endpoints, only_stdout(near)).unwrap();
         drop(first);
         guest.write_all(b"kept").unwrap();
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -186,14 +185,7 @@ fn output_that_nobody_takes_is_given_up_after_a_while() {
     multi(async {
         let endpoints = Endpoints::open(&output(&path)).await.unwrap();
         let (near, mut guest) = pair();
-        let mut streams = Streams::start(
-            endpoints,
-            GuestEnds {
-                stdout: Some(near),
-                ..Default::default()
-            },
-        )
-        .unwrap();
+        let mut streams = Streams::start(endpoints, only_stdout(near)).unwrap();
         thread::spawn(move || guest.write_all(&pattern(4_000_000)));
         let start = Instant::now();
         streams.drain().await;
@@ -208,14 +200,7 @@ fn input_arrives_complete_before_its_end() {
     multi(async {
         let endpoints = Endpoints::open(&input(&path)).await.unwrap();
         let (near, mut guest) = pair();
-        let streams = Streams::start(
-            endpoints,
-            GuestEnds {
-                stdin: Some(near),
-                ..Default::default()
-            },
-        )
-        .unwrap();
+        let streams = Streams::start(endpoints, only_stdin(near)).unwrap();
         let got = thread::spawn(move || {
             let mut all = Vec::new();
             guest.read_to_end(&mut all).unwrap();
@@ -240,14 +225,7 @@ fn a_client_that_leaves_without_close_io_does_not_end_the_input() {
     multi(async {
         let endpoints = Endpoints::open(&input(&path)).await.unwrap();
         let (near, mut guest) = pair();
-        let streams = Streams::start(
-            endpoints,
-            GuestEnds {
-                stdin: Some(near),
-                ..Default::default()
-            },
-        )
-        .unwrap();
+        let streams = Streams::start(endpoints, only_stdin(near)).unwrap();
         for text in [b"one", b"two"] {
             OpenOptions::new()
                 .write(true)
@@ -279,14 +257,7 @@ fn a_guest_that_does_not_read_ends_the_relay_quietly() {
     multi(async {
         let endpoints = Endpoints::open(&input(&path)).await.unwrap();
         let (near, guest) = pair();
-        let streams = Streams::start(
-            endpoints,
-            GuestEnds {
-                stdin: Some(near),
-                ..Default::default()
-            },
-        )
-        .unwrap();
+        let streams = Streams::start(endpoints, only_stdin(near)).unwrap();
         drop(guest);
         OpenOptions::new()
             .write(true)
@@ -311,14 +282,7 @@ fn output_can_go_to_a_file() {
         let uri = PathBuf::from(format!("file://{}", path.display()));
         let endpoints = Endpoints::open(&output(&uri)).await.unwrap();
         let (near, mut guest) = pair();
-        let mut streams = Streams::start(
-            endpoints,
-            GuestEnds {
-                stdout: Some(near),
-                ..Default::default()
-            },
-        )
-        .unwrap();
+        let mut streams = Streams::start(endpoints, only_stdout(near)).unwrap();
         guest.write_all(b"after\n").unwrap();
         drop(guest);
         streams.drain().await;
@@ -388,17 +352,8 @@ async fn a_client_that_wrote_and_left_before_the_start_ends_stdin() {
     let path = scratch.fifo("stdin");
     let endpoints = Endpoints::open(&input(&path)).await.unwrap();
     let (near, mut far) = pair();
-    let guest = GuestEnds {
-        stdin: Some(near),
-        ..Default::default()
-    };
-    let streams = Streams::start(endpoints, guest).unwrap();
-    OpenOptions::new()
-        .write(true)
-        .open(&path)
-        .unwrap()
-        .write_all(b"x\n")
-        .unwrap();
+    let streams = Streams::start(endpoints, only_stdin(near)).unwrap();
+    write_and_leave(&path, b"x\n");
     streams.started();
     let text = tokio::task::spawn_blocking(move || {
         far.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -414,19 +369,10 @@ async fn a_client_that_comes_after_the_start_or_stays_keeps_stdin() {
     let path = scratch.fifo("stdin");
     let endpoints = Endpoints::open(&input(&path)).await.unwrap();
     let (near, mut far) = pair();
-    let guest = GuestEnds {
-        stdin: Some(near),
-        ..Default::default()
-    };
-    let streams = Streams::start(endpoints, guest).unwrap();
+    let streams = Streams::start(endpoints, only_stdin(near)).unwrap();
     // Nothing was written yet: no reason to end.
     streams.started();
-    OpenOptions::new()
-        .write(true)
-        .open(&path)
-        .unwrap()
-        .write_all(b"1")
-        .unwrap();
+    write_and_leave(&path, b"1");
     let mut byte = [0u8; 1];
     let mut far = tokio::task::spawn_blocking(move || {
         far.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -436,12 +382,7 @@ async fn a_client_that_comes_after_the_start_or_stays_keeps_stdin() {
     .await
     .unwrap();
     // The first client is gone, and without CloseIO a second one may come.
-    OpenOptions::new()
-        .write(true)
-        .open(&path)
-        .unwrap()
-        .write_all(b"2")
-        .unwrap();
+    write_and_leave(&path, b"2");
     streams.close_stdin();
     let rest = tokio::task::spawn_blocking(move || {
         let mut text = String::new();

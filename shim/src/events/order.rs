@@ -110,33 +110,27 @@ impl Order {
 
     /// Waits, not for long, until the exit events of a container's execs are out: the init's is its last.
     pub async fn wait_for_execs(&self, container: &str) {
-        let gone = async {
-            loop {
-                let notified = self.exited.notified();
-                if !self.has_execs(container) {
-                    return;
-                }
-                notified.await;
-            }
-        };
         // Those that come later are told all the same.
-        let _ = tokio::time::timeout(EXECS_TIMEOUT, gone).await;
+        let _ = tokio::time::timeout(EXECS_TIMEOUT, self.until(|| !self.has_execs(container))).await;
     }
 
     /// Waits, not for long, until the exit event of a process that has ended is out.
     pub async fn wait_for_exit(&self, process: &Process) {
-        let gone = async {
-            loop {
-                let notified = self.exited.notified();
-                if !self.lock().contains_key(process) {
-                    return;
-                }
-                notified.await;
-            }
-        };
+        let gone = self.until(|| !self.lock().contains_key(process));
         if tokio::time::timeout(EXIT_EVENT_TIMEOUT, gone).await.is_err() {
             tracing::warn!(?process, "deleted without having seen its exit");
             self.lock().remove(process);
+        }
+    }
+
+    /// Asks again after each exit event until `done` holds.
+    async fn until(&self, done: impl Fn() -> bool) {
+        loop {
+            let notified = self.exited.notified();
+            if done() {
+                return;
+            }
+            notified.await;
         }
     }
 
