@@ -66,7 +66,13 @@ CASES = (
     ),
     Case("docker-volume-is-kept", f"{RUN} --rm -v $W/v:/v bulkhead/busybox sh -c 'echo kept >/v/f; chown 1000:1000 /v/f'; cat $W/v/f; stat -c %u:%g $W/v/f", stdout="kept\n1000:1000"),
     Case("docker-stats", f"{SLEEP}; docker stats --no-stream --format '{{{{.PIDs}}}}' $ID; docker rm -f $ID >/dev/null", stdout="1"),
-    Case("docker-python", f"{RUN} --rm bulkhead/debian python3 -c 'import sys; print(sum(range(10**6)), sys.version_info[0])'", stdout="499999500000 3"),
+    Case(
+        "docker-python",
+        f"""docker image inspect bulkhead/debian >/dev/null 2>&1 || ctr images export - $DEBIAN | docker load -q >/dev/null
+        {RUN} --rm bulkhead/debian python3 -c 'import sys; print(sum(range(10**6)), sys.version_info[0])'""",
+        stdout="499999500000 3",
+        timeout=300,
+    ),
     Case(
         "docker-server",
         f"""{RUN} -d --name $ID bulkhead/redis >/dev/null

@@ -1,7 +1,8 @@
 //! What the sandbox API leaves to the shim: the pod's hostname, hosts, resolv.conf and /dev/shm, the same for all its containers.
 //!
-//! They lie in the sandbox's bundle and go with it, the memory behind /dev/shm with the shim's mount namespace. A container whose
-//! spec mounts something at these places itself (the kubelet writes /etc/hosts) keeps that.
+//! They lie in memory of a fixed size that is mounted in the sandbox's bundle and goes with the shim's mount namespace: the
+//! containers may write to them, and must not fill the host's /run. A container whose spec mounts something at these places
+//! itself (the kubelet writes /etc/hosts) keeps that.
 
 use std::path::{Path, PathBuf};
 
@@ -11,24 +12,31 @@ use serde_json::{Value, json};
 
 use crate::sandbox_config::Sandbox;
 
-/// Where the pod's files are mounted, and their names in the bundle.
+/// Where the pod's files are mounted in a container, and their names below ETC.
 const FILES: [(&str, &str); 3] = [
     ("/etc/hostname", "hostname"),
     ("/etc/hosts", "hosts"),
     ("/etc/resolv.conf", "resolv.conf"),
 ];
 
-/// The pod's shared memory in the bundle: as large as under containerd's own sandboxer.
+/// In the bundle: the pod's shared memory, as large as under containerd's own sandboxer.
 const SHM: &str = "shm";
 const SHM_OPTIONS: &str = "mode=1777,size=65536k";
 
-/// Makes the shared memory of a new sandbox.
-pub fn mount_shm(bundle: &Path) -> Result<()> {
-    let path = place(bundle, SHM);
-    std::fs::create_dir_all(&path).map_err(|e| failed("create", &path, e))?;
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("shm"), &path, Some("tmpfs"), flags, Some(SHM_OPTIONS))
-        .map_err(|e| failed("mount a tmpfs at", &path, e.into()))
+/// In the bundle: the folder of the files, with room for what a container might add.
+const ETC: &str = "etc";
+const ETC_OPTIONS: &str = "mode=0755,size=1024k,nr_inodes=16";
+
+/// Makes the memory of a new sandbox, before [`write`].
+pub fn mount_memory(bundle: &Path) -> Result<()> {
+    for (name, options) in [(SHM, SHM_OPTIONS), (ETC, ETC_OPTIONS)] {
+        let path = place(bundle, name);
+        std::fs::create_dir_all(&path).map_err(|e| failed("create", &path, e))?;
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        mount(Some(name), &path, Some("tmpfs"), flags, Some(options))
+            .map_err(|e| failed("mount a tmpfs at", &path, e.into()))?;
+    }
+    Ok(())
 }
 
 /// Writes the files of a new sandbox.
@@ -36,7 +44,7 @@ pub fn write(bundle: &Path, sandbox: &Sandbox) -> Result<()> {
     let hostname = sandbox.spec.hostname.as_deref().unwrap_or(sandbox.spec.id.as_str());
     let contents = [format!("{hostname}\n"), hosts(hostname), resolv_conf(sandbox)];
     for ((_, name), content) in FILES.iter().zip(contents) {
-        let path = place(bundle, name);
+        let path = place(bundle, ETC).join(name);
         std::fs::write(&path, content).map_err(|e| failed("write", &path, e))?;
     }
     Ok(())
@@ -66,9 +74,9 @@ fn add_mounts(mounts: &mut Vec<Value>, sandbox_bundle: &Path) {
         // containerd's default is memory of the container's own; one that a client asked for is a bind mount.
         mounts.retain(|mount| mount["destination"] != "/dev/shm" || mount["type"] != "tmpfs");
     }
-    let shm = [("/dev/shm", SHM)];
-    for (destination, name) in FILES.into_iter().chain(shm) {
-        let source = place(sandbox_bundle, name);
+    let files = FILES.map(|(destination, name)| (destination, place(sandbox_bundle, ETC).join(name)));
+    let shm = [("/dev/shm", place(sandbox_bundle, SHM))];
+    for (destination, source) in files.into_iter().chain(shm) {
         let has = mounts.iter().any(|mount| mount["destination"] == destination);
         if !has && source.exists() {
             mounts.push(json!({

@@ -14,6 +14,15 @@ fn sandbox(dns: DNSConfig) -> Sandbox {
     sandbox
 }
 
+/// A sandbox's bundle without the memory behind its folders.
+fn sandbox_bundle() -> tempfile::TempDir {
+    let bundle = tempfile::tempdir().unwrap();
+    for name in [SHM, ETC] {
+        std::fs::create_dir(place(bundle.path(), name)).unwrap();
+    }
+    bundle
+}
+
 fn completed(sandbox_bundle: &Path, spec: &str) -> Result<Value> {
     let bundle = tempfile::tempdir().unwrap();
     let path = bundle.path().join("config.json");
@@ -33,7 +42,7 @@ fn destinations(spec: &Value) -> Vec<String> {
 
 #[test]
 fn the_files_say_what_the_pod_asked_for() {
-    let bundle = tempfile::tempdir().unwrap();
+    let bundle = sandbox_bundle();
     let dns = DNSConfig {
         servers: vec!["10.0.0.10".into(), "10.0.0.11".into()],
         searches: vec!["ns.svc".into(), "svc".into()],
@@ -41,7 +50,7 @@ fn the_files_say_what_the_pod_asked_for() {
         ..Default::default()
     };
     write(bundle.path(), &sandbox(dns)).unwrap();
-    let read = |name: &str| std::fs::read_to_string(place(bundle.path(), name)).unwrap();
+    let read = |name: &str| std::fs::read_to_string(place(bundle.path(), ETC).join(name)).unwrap();
     assert_eq!(read("hostname"), "web\n");
     assert!(read("hosts").contains("127.0.0.1\tlocalhost\n") && read("hosts").contains("\tweb\n"));
     assert_eq!(
@@ -61,9 +70,8 @@ fn a_line_break_in_a_word_adds_no_line() {
 
 #[test]
 fn missing_mounts_are_added_and_others_kept() {
-    let bundle = tempfile::tempdir().unwrap();
+    let bundle = sandbox_bundle();
     write(bundle.path(), &sandbox(DNSConfig::default())).unwrap();
-    std::fs::create_dir(place(bundle.path(), SHM)).unwrap();
     let spec = r#"{"ociVersion":"1.2.0","mounts":[{"destination":"/etc/hosts","source":"/kubelet/hosts"}]}"#;
     let spec = completed(bundle.path(), spec).unwrap();
     assert_eq!(
@@ -78,8 +86,7 @@ fn missing_mounts_are_added_and_others_kept() {
 
 #[test]
 fn the_pods_shared_memory_replaces_the_default_and_not_a_clients_own() {
-    let bundle = tempfile::tempdir().unwrap();
-    std::fs::create_dir(place(bundle.path(), SHM)).unwrap();
+    let bundle = sandbox_bundle();
     let shm = |spec: Value| spec["mounts"].as_array().unwrap().last().unwrap()["source"].clone();
     let default = r#"{"mounts":[{"destination":"/dev/shm","type":"tmpfs","source":"shm"}]}"#;
     let ours = shm(completed(bundle.path(), default).unwrap());
@@ -90,7 +97,7 @@ fn the_pods_shared_memory_replaces_the_default_and_not_a_clients_own() {
 
 #[test]
 fn malformed_specs_are_refused_by_name() {
-    let bundle = tempfile::tempdir().unwrap();
+    let bundle = sandbox_bundle();
     for bad in ["{", "[]", r#"{"mounts":{}}"#] {
         let error = completed(bundle.path(), bad).unwrap_err();
         assert!(error.to_string().contains("config.json"), "{error}");

@@ -89,8 +89,8 @@ async fn create(
     let sandbox = Sandbox::read(&launch.namespace, request)?;
     let bundle = launch.bundle.clone();
     let spec = blocking(move || {
+        sandbox_files::mount_memory(&bundle)?;
         sandbox_files::write(&bundle, &sandbox)?;
-        sandbox_files::mount_shm(&bundle)?;
         Ok(sandbox.spec)
     })
     .await?;

@@ -385,7 +385,16 @@ async fn the_sandbox_api_remembers_refuses_and_ends() {
     );
     let answer = sandboxes.sandbox_status(context(), &asked).await.unwrap();
     assert_eq!(answer.state, "SANDBOX_NOTREADY");
-    assert!(bundle.join("sandbox-resolv.conf").exists());
+    // In the server's own mount namespace, so that nothing of it can stay behind.
+    let seen_by_server = PathBuf::from(format!("/proc/{}/root", server.pid.unwrap()));
+    let etc = bundle.join("sandbox-etc");
+    assert!(
+        seen_by_server
+            .join(etc.strip_prefix("/").unwrap())
+            .join("resolv.conf")
+            .exists()
+    );
+    assert!(!etc.join("resolv.conf").exists());
 
     let request = ShutdownSandboxRequest {
         sandbox_id: "s1".into(),

@@ -1,8 +1,8 @@
 //! In the helper: makes a container with libcontainer and leaves its init waiting for the start.
 
+use super::complaints::{self, Complaints};
 use super::helper::{TerminalSize, receive};
 use super::program;
-use crate::error::chain;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
@@ -13,12 +13,11 @@ use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
 
 /// Exit status of an init whose program cannot be run, as runc has it.
 const CANNOT_RUN: i32 = 255;
@@ -89,11 +88,9 @@ pub fn run(request: Request) -> Outcome {
         None => None,
         Some(size) => Some((UnixListener::bind(&console_path).map_err(text)?, size)),
     };
-    let (mut complaint, complaints) = std::io::pipe().map_err(text)?;
+    let (heard, complaints) = complaints::listen().map_err(text)?;
     let built = ContainerBuilder::new(request.id.clone(), SyscallType::default())
-        .with_executor(ContainerProgram {
-            complaints: Arc::new(complaints.into()),
-        })
+        .with_executor(ContainerProgram { complaints })
         .with_console_socket(console.as_ref().map(|_| &console_path))
         .with_root_path(&request.directory)
         .and_then(|builder| builder.as_init(&bundle).with_systemd(false).with_detach(true).build());
@@ -107,21 +104,13 @@ pub fn run(request: Request) -> Outcome {
             Ok(Made {
                 pid,
                 terminal: terminal.transpose()?,
-                waiting: Some(complaint.into()),
+                waiting: Some(heard.into_end().into()),
             })
         }
-        Err(error) => {
-            // Whatever the init had to say was in the pipe before libcontainer could report it.
-            let mut said = [0; 4096];
-            let count = crate::transport::set_nonblocking(&complaint).and_then(|()| complaint.read(&mut said));
-            let said = String::from_utf8_lossy(said.get(..count.unwrap_or(0)).unwrap_or_default());
-            let cause = if said.is_empty() {
-                chain(&error)
-            } else {
-                said.into_owned()
-            };
-            Err(format!("unable to start container process: {cause}"))
-        }
+        Err(error) => Err(format!(
+            "unable to start container process: {}",
+            heard.explain(&error, &request.spec)
+        )),
     }
 }
 
@@ -268,8 +257,8 @@ fn writable_null() -> Result<(), String> {
 /// Runs inside the container's init: the program is looked up before the container counts as created, and run when it starts.
 #[derive(Clone)]
 struct ContainerProgram {
-    /// Pipe to the helper for the exact message, which libcontainer's own errors would bury.
-    complaints: Arc<OwnedFd>,
+    /// Takes the exact message, which libcontainer's own errors would bury.
+    complaints: Complaints,
 }
 
 impl Executor for ContainerProgram {
@@ -281,8 +270,7 @@ impl Executor for ContainerProgram {
         writable_null()
             .and_then(|()| program::find(process).map(drop))
             .map_err(|message| {
-                // If the pipe is broken the helper has gone, and nobody reads either message.
-                let _unread = nix::unistd::write(&self.complaints, message.as_bytes());
+                self.complaints.say(&message);
                 ExecutorValidationError::ArgValidationError(message)
             })
     }

@@ -4,7 +4,8 @@
 //! its creation begins until it is deleted. Operations never hold a lock while they wait.
 
 pub mod cgroup;
-pub mod create;
+pub mod complaints;
+mod create;
 mod devices;
 pub mod exec;
 pub mod helper;

@@ -67,17 +67,10 @@ fn errno_of(error: &std::io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
-/// An errno in the words that Go programs print.
+/// An errno in the words that Go programs print: those of the C library, in lower case.
 pub fn text(errno: Errno) -> String {
-    match errno {
-        Errno::ENOENT => "no such file or directory".to_string(),
-        Errno::ENOTDIR => "not a directory".to_string(),
-        Errno::EACCES => "permission denied".to_string(),
-        Errno::EISDIR => "is a directory".to_string(),
-        Errno::EPERM => "operation not permitted".to_string(),
-        Errno::ENOEXEC => "exec format error".to_string(),
-        other => other.desc().to_lowercase(),
-    }
+    let text = std::io::Error::from(errno).to_string();
+    text.split(" (os error").next().unwrap_or_default().to_lowercase()
 }
 
 /// The environment as the program gets it: in the spec's order, the last of two settings of one name, HOME filled in from the

@@ -6,6 +6,7 @@ from pathlib import Path
 
 # Programs of the runtimes, found by name even where they live in the host's own namespaces.
 RUNTIME_PROGRAMS = ("containerd-shim", "bulkhead", "runc", "crun")
+# Not /run/docker/netns, which Docker itself clears once a minute.
 FOLDERS = (
     "/run/containerd/s",
     "/run/containerd/fifo",
@@ -16,7 +17,6 @@ FOLDERS = (
     "/run/containerd/io.containerd.sandbox.controller.v1.shim",
     "/run/bulkhead",
     "/run/netns",
-    "/run/docker/netns",
     "/run/docker/containerd",
 )
 

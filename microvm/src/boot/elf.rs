@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use thiserror::Error;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
+use vm_memory::{Bytes, GuestAddress, GuestMemory as _, GuestMemoryError};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::memory::layout::{CMDLINE, CMDLINE_SIZE, HIGH_RAM_START};
@@ -189,7 +189,8 @@ fn load_segment(memory: &GuestMemory, kernel: &File, segment: &ProgramHeader) ->
         memory_size,
         ..
     } = *segment;
-    if memory.check_range_of(start, memory_size).is_none() {
+    let fits = |length| memory.get_slice(GuestAddress(start), length).is_ok();
+    if !usize::try_from(memory_size).is_ok_and(fits) {
         return Err(KernelError::Segment {
             start,
             length: memory_size,
@@ -246,20 +247,6 @@ fn read_at<T: FromBytes + IntoBytes>(kernel: &File, offset: u64, what: &'static 
             _ => KernelError::Read { what, source },
         })?;
     Ok(value)
-}
-
-/// Whether a range is one block of RAM.
-trait RangeOf {
-    fn check_range_of(&self, start: u64, length: u64) -> Option<()>;
-}
-
-impl RangeOf for GuestMemory {
-    fn check_range_of(&self, start: u64, length: u64) -> Option<()> {
-        let length = usize::try_from(length).ok()?;
-        vm_memory::GuestMemory::get_slice(self, GuestAddress(start), length)
-            .ok()
-            .map(drop)
-    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use bulkhead_vmm_control::{Channel, ChannelError, Reply, Request, StopReason, VmSpec};
 use nix::errno::Errno;
@@ -14,6 +15,9 @@ use crate::file_server::reserve_descriptors;
 use crate::jail::{self, JailError, Policies, PolicyError, SpawnError, Spawner};
 use crate::machine::stop::StopCause;
 use crate::machine::{Machine, MachineError, Parts};
+
+/// How long a report of the end waits for vCPUs that do not stop.
+const HALT_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Most console text in a report, in bytes.
 const CONSOLE_IN_REPORT: usize = 4096;
@@ -135,7 +139,7 @@ impl Running {
             }
             Err(error) => StopCause::Failed(error.to_string()),
         };
-        self.machine.halt();
+        self.machine.halt(HALT_PATIENCE);
         let console = self.machine.console();
         let text = || console.last(CONSOLE_IN_REPORT);
         match cause {

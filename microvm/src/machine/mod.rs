@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bulkhead_vmm_control::{Counters, DiskSpec, VmSpec};
 use thiserror::Error;
@@ -275,9 +275,11 @@ impl Machine {
         Ok(())
     }
 
-    /// Stops all vCPUs and waits for their threads. Harmless when none runs.
-    pub fn halt(&mut self) {
+    /// Stops all vCPUs and waits for their threads, at most for `patience`: one may be resetting a device that a file system of
+    /// the host keeps busy. Harmless when none runs.
+    pub fn halt(&mut self, patience: Duration) {
         self.stopping.store(true, Ordering::Release);
+        let start = Instant::now();
         // A signal that comes just before the vCPU enters the guest is lost, so it is repeated until the threads are gone. All at
         // a time: one may be resetting a device that another keeps busy.
         loop {
@@ -288,12 +290,12 @@ impl Machine {
                     tracing::debug!("cannot signal a vCPU: {error}");
                 }
             }
-            if !running {
+            if !running || start.elapsed() >= patience {
                 break;
             }
             std::thread::sleep(KICK_INTERVAL);
         }
-        for thread in self.threads.drain(..) {
+        for thread in self.threads.extract_if(.., |thread| thread.is_finished()) {
             if thread.join().is_err() {
                 tracing::error!("a vCPU thread panicked");
             }
@@ -328,7 +330,7 @@ impl Machine {
 impl Drop for Machine {
     /// Stops what still runs and waits for every device's threads.
     fn drop(&mut self) {
-        self.halt();
+        self.halt(Duration::MAX);
         self.bus.shut_down();
     }
 }

@@ -6,7 +6,10 @@
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MEM_READONLY, kvm_msi, kvm_userspace_memory_region};
+use kvm_bindings::{
+    CpuId, KVM_CAP_PMU_CAPABILITY, KVM_MAX_CPUID_ENTRIES, KVM_MEM_READONLY, KVM_PMU_CAP_DISABLE, kvm_enable_cap,
+    kvm_msi, kvm_userspace_memory_region,
+};
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, NoDatamatch, VcpuFd, VmFd};
 use thiserror::Error;
 use vm_memory::{GuestAddress, GuestMemory as _, GuestMemoryRegion};
@@ -82,6 +85,17 @@ impl Vm {
             .map_err(refused("place KVM's task state segment"))?;
         fd.create_irq_chip()
             .map_err(refused("create the interrupt controllers"))?;
+        // Where KVM cannot leave them out, the CPU features below still hide the performance counters.
+        let counters_can_be_off = fd.check_extension_raw(KVM_CAP_PMU_CAPABILITY.into());
+        if counters_can_be_off & KVM_PMU_CAP_DISABLE as i32 != 0 {
+            let off = kvm_enable_cap {
+                cap: KVM_CAP_PMU_CAPABILITY,
+                args: [u64::from(KVM_PMU_CAP_DISABLE), 0, 0, 0],
+                ..Default::default()
+            };
+            fd.enable_cap(&off)
+                .map_err(refused("switch performance counters off (KVM_CAP_PMU_CAPABILITY)"))?;
+        }
         let supported_cpuid = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(refused("read the supported CPU features"))?;

@@ -13,6 +13,10 @@ mod features {
     pub const HTT: u32 = 1 << 28;
     /// Leaf 0x8000_0001, ECX.
     pub const SVM: u32 = 1 << 2;
+    /// Leaf 0x8000_0001, ECX: AMD's extended performance counters of core, north bridge and last-level cache.
+    pub const PERFORMANCE_COUNTERS: u32 = 1 << 23 | 1 << 24 | 1 << 28;
+    /// Leaf 1, ECX: Intel's description of its performance counters.
+    pub const PDCM: u32 = 1 << 15;
 }
 
 /// CLFLUSH line size in units of 8 bytes.
@@ -47,7 +51,12 @@ pub fn for_vcpu(supported: &CpuId, topology: Topology, id: u8) -> Result<CpuId, 
         .as_slice()
         .iter()
         // Topology leaves are written anew; a pod has no performance counters and no cache or memory allocation.
-        .filter(|entry| !matches!(entry.function, 0x0b | 0x1f | 0x0a | 0x0f | 0x10 | TIMING_LEAF))
+        .filter(|entry| {
+            !matches!(
+                entry.function,
+                0x0b | 0x1f | 0x0a | 0x0f | 0x10 | 0x8000_0022 | TIMING_LEAF
+            )
+        })
         .copied()
         .collect();
     for entry in &mut entries {
@@ -95,7 +104,7 @@ fn adjust(entry: &mut kvm_cpuid_entry2, topology: Topology, id: u8) {
         0x0 => entry.eax = entry.eax.max(0x0b),
         0x1 => {
             entry.ebx = u32::from(id) << 24 | vcpus.min(255) << 16 | CLFLUSH_LINE << 8 | entry.ebx & 0xff;
-            entry.ecx &= !(features::VMX | features::TSC_DEADLINE);
+            entry.ecx &= !(features::VMX | features::TSC_DEADLINE | features::PDCM);
             entry.ecx |= features::HYPERVISOR | features::X2APIC;
             if topology.tsc_deadline {
                 entry.ecx |= features::TSC_DEADLINE;
@@ -118,7 +127,7 @@ fn adjust(entry: &mut kvm_cpuid_entry2, topology: Topology, id: u8) {
             entry.eax = entry.eax & 0x3fff | sharing << 14 | cores.min(0x3f) << 26;
         }
         HYPERVISOR_LEAF if topology.tsc_khz.is_some() => entry.eax = entry.eax.max(TIMING_LEAF),
-        0x8000_0001 => entry.ecx &= !features::SVM,
+        0x8000_0001 => entry.ecx &= !(features::SVM | features::PERFORMANCE_COUNTERS),
         0x8000_0008 => entry.ecx = (vcpus - 1).min(0xff) | shift_for(topology.vcpus) << 12,
         // Nested virtualization of AMD.
         0x8000_000a => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),

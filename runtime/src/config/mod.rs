@@ -90,7 +90,7 @@ impl Default for Config {
             default_memory_mib: 512,
             guest_overhead_mib: 64,
             vmm_overhead_mib: 128,
-            boot_timeout_s: 30,
+            boot_timeout_s: 60,
             verbose_console: false,
             kernel_parameters: String::new(),
             log_level: LogLevel::Info,

@@ -4,6 +4,7 @@
 //! host (paths, namespaces, CPUs, devices, security labels) is rewritten, dropped with a note in the log, or refused; a limit is
 //! never dropped silently.
 
+mod capabilities;
 mod devices;
 mod namespaces;
 
@@ -79,13 +80,16 @@ pub(crate) fn for_guest(mut spec: Value, id: &ContainerId, owner: &dyn Fn(u32) -
             )));
         }
     };
-    drop_security_labels(object, id);
+    if let Some(process) = object.get_mut("process").and_then(Value::as_object_mut) {
+        drop_security_labels(process, id);
+        capabilities::drop_unknown(process, &format!("container {id}"));
+    }
     keep_guest_hooks(object, id)?;
     if let Some(linux) = object.get_mut("linux").and_then(Value::as_object_mut) {
         linux.insert("cgroupsPath".into(), Value::from(format!("/{id}")));
         linux.remove("mountLabel");
         linux.remove("intelRdt");
-        drop_host_resources(linux);
+        drop_host_resources(linux, id);
         devices::keep_meaningful(linux, id)?;
     }
     let json = serde_json::to_vec(&spec)
@@ -112,6 +116,7 @@ pub(crate) fn exec_for_guest(process: &[u8], what: &str) -> Result<(Vec<u8>, (u3
         .ok_or_else(|| Error::invalid(format!("{what}: the process is no JSON object")))?;
     object.remove("apparmorProfile");
     object.remove("selinuxLabel");
+    capabilities::drop_unknown(object, what);
     let size = size_of(object.get("consoleSize"));
     let json = serde_json::to_vec(&value)
         .map_err(|e| Error::internal(format!("{what}: cannot encode the process")).caused_by(e))?;
@@ -155,10 +160,7 @@ fn size_of(size: Option<&Value>) -> (u32, u32) {
 }
 
 /// AppArmor and SELinux judge host paths and host processes; the guest's kernel has neither.
-fn drop_security_labels(spec: &mut Map<String, Value>, id: &ContainerId) {
-    let Some(process) = spec.get_mut("process").and_then(Value::as_object_mut) else {
-        return;
-    };
+fn drop_security_labels(process: &mut Map<String, Value>, id: &ContainerId) {
     for key in ["apparmorProfile", "selinuxLabel"] {
         let Some(Value::String(label)) = process.remove(key) else {
             continue;
@@ -189,14 +191,21 @@ fn keep_guest_hooks(spec: &mut Map<String, Value>, id: &ContainerId) -> Result<(
     Ok(())
 }
 
-/// Limits that the host's cgroup of the pod applies: host CPU and node numbers, block devices, and network classes mean nothing
-/// in the guest.
-fn drop_host_resources(linux: &mut Map<String, Value>) {
+/// CPU and node numbers are the host's, which its cgroup of the pod applies; block devices and network classes mean nothing in
+/// the guest.
+fn drop_host_resources(linux: &mut Map<String, Value>, id: &ContainerId) {
     let Some(resources) = linux.get_mut("resources").and_then(Value::as_object_mut) else {
         return;
     };
     for key in ["blockIO", "network", "rdma"] {
-        resources.remove(key);
+        let dropped = resources.remove(key);
+        if dropped
+            .as_ref()
+            .and_then(Value::as_object)
+            .is_some_and(|limits| !limits.is_empty())
+        {
+            tracing::warn!("container {id}: {key} limits are not applied: the microVM has none of the host's devices");
+        }
     }
     if let Some(cpu) = resources.get_mut("cpu").and_then(Value::as_object_mut) {
         cpu.remove("cpus");

@@ -180,3 +180,18 @@ fn a_bundle_without_a_usable_spec_is_named() {
     }
     std::fs::remove_dir_all(&folder).unwrap();
 }
+
+#[test]
+fn unknown_capabilities_are_left_out() {
+    let mut asked = spec(json!({}));
+    asked["process"]["capabilities"] = json!({
+        "bounding": ["CAP_CHOWN", "CAP_NO_SUCH", "chown"],
+        "ambient": ["CAP_9"],
+        "effective": null,
+    });
+    let left = json!({ "bounding": ["CAP_CHOWN", "chown"], "ambient": [], "effective": null });
+    assert_eq!(rewritten(asked.clone())["process"]["capabilities"], left);
+    let process = serde_json::to_vec(&asked["process"]).unwrap();
+    let (exec, _) = exec_for_guest(&process, "exec e1").unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&exec).unwrap()["capabilities"], left);
+}

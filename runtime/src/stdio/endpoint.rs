@@ -17,14 +17,6 @@ use crate::pod::StdioPaths;
 const READER_TIMEOUT: Duration = Duration::from_secs(10);
 const READER_RETRY: Duration = Duration::from_millis(5);
 
-/// stdin's fifo.
-#[derive(Debug)]
-pub(crate) struct Input {
-    pub(super) reader: OwnedFd,
-    /// Keeps the fifo from ending while no client has it open.
-    pub(super) keeper: OwnedFd,
-}
-
 /// Where an output goes.
 #[derive(Debug)]
 pub(crate) enum Output {
@@ -37,7 +29,8 @@ pub(crate) enum Output {
 /// A process's streams on the client's side, open.
 #[derive(Debug, Default)]
 pub(crate) struct Endpoints {
-    pub(super) stdin: Option<Input>,
+    /// The fifo's reading end.
+    pub(super) stdin: Option<OwnedFd>,
     pub(super) stdout: Option<Output>,
     pub(super) stderr: Option<Output>,
 }
@@ -57,19 +50,13 @@ impl Endpoints {
     }
 }
 
-/// Both ends open at once without waiting, because each finds the other.
-async fn open_input(path: PathBuf) -> Result<Input> {
+async fn open_input(path: PathBuf) -> Result<OwnedFd> {
     blocking("opening stdin", move || {
         let failed = |e| Error::io("cannot open stdin", &path, e);
         if !std::fs::metadata(&path).map_err(failed)?.file_type().is_fifo() {
             return Err(Error::invalid(format!("stdin {} is no fifo", path.display())));
         }
-        let reader = nonblocking().read(true).open(&path).map_err(failed)?;
-        let keeper = nonblocking().write(true).open(&path).map_err(failed)?;
-        Ok(Input {
-            reader: reader.into(),
-            keeper: keeper.into(),
-        })
+        Ok(nonblocking().read(true).open(&path).map_err(failed)?.into())
     })
     .await
 }

@@ -4,20 +4,20 @@
 //! Primer. The client makes the fifos and opens its ends before Create; it sees the end of output when the last writer of the
 //! fifo is gone. For output we hold a reader of our own, so that a client that comes and goes does not end the container's
 //! stream. For input we hold a writer of our own, so that a client that has not come yet is no end of file; CloseIO closes it,
-//! and the end of file then comes when the client's writers are gone too, after everything they wrote. A client that wrote and
-//! left before Start has answered (`echo x | ctr run`) had no process yet to call CloseIO for: for it the end of file comes
-//! without that call. What may go wrong: no reader for an output (waited for, with a limit), a reader that stops reading (the
+//! and the end of file then comes when the client's writers are gone too, after everything they wrote. A client that left
+//! before Start has answered (`ctr run` with an input that is empty or short) had no process yet to call CloseIO for: for it the
+//! end of file comes without that call. What may go wrong: no reader for an output (waited for, with a limit), a reader that stops reading (the
 //! container blocks, as it does with runc), a guest that closes early (the relay ends), a deletion while bytes are under way
 //! (they are waited for while they move).
 
 mod endpoint;
-mod keeper;
+mod input;
 mod relay;
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -28,7 +28,7 @@ pub(crate) use endpoint::Endpoints;
 use crate::agent_client::StreamIds;
 use crate::error::{Error, Result};
 use endpoint::Output;
-use keeper::Keeper;
+use input::Input;
 
 /// How long a deletion waits for output that does not move, and for output that does.
 const DRAIN_IDLE: Duration = Duration::from_secs(2);
@@ -68,8 +68,7 @@ pub(crate) fn write_header(stream: &UnixStream, id: u64) -> Result<()> {
 
 /// A process's running relays. Dropping it ends them and closes the fifos.
 pub(crate) struct Streams {
-    stdin: Option<JoinHandle<()>>,
-    stdin_keeper: Mutex<Option<Keeper>>,
+    stdin: Option<Input>,
     outputs: Vec<JoinHandle<()>>,
     moved: Arc<AtomicU64>,
 }
@@ -80,14 +79,11 @@ impl Streams {
         let moved = Arc::new(AtomicU64::new(0));
         let mut streams = Streams {
             stdin: None,
-            stdin_keeper: Mutex::new(None),
             outputs: Vec::new(),
             moved: moved.clone(),
         };
-        if let (Some(input), Some(stream)) = (endpoints.stdin, guest.stdin) {
-            let keeper = Keeper::new(&input.reader, input.keeper)?;
-            streams.stdin = Some(relay::spawn_input(input.reader, stream, keeper.moved.clone())?);
-            *streams.keeper() = Some(keeper);
+        if let (Some(fifo), Some(stream)) = (endpoints.stdin, guest.stdin) {
+            streams.stdin = Some(Input::new(fifo, stream)?);
         }
         for (output, stream) in [(endpoints.stdout, guest.stdout), (endpoints.stderr, guest.stderr)] {
             let (Some(output), Some(stream)) = (output, stream) else {
@@ -103,18 +99,16 @@ impl Streams {
 
     /// The client writes nothing more: the end of file comes once its own writers are closed. Twice is fine.
     pub(crate) fn close_stdin(&self) {
-        self.keeper().take();
+        if let Some(stdin) = &self.stdin {
+            stdin.release();
+        }
     }
 
-    /// The process runs: a client of its stdin that has come and gone will not call CloseIO any more. From the runtime's one
-    /// thread, so that the relay cannot look at the fifo while it has no writer.
+    /// The process runs: its stdin is relayed from now on.
     pub(crate) fn started(&self) {
-        let mut keeper = self.keeper();
-        *keeper = keeper.take().and_then(Keeper::unless_client_left);
-    }
-
-    fn keeper(&self) -> MutexGuard<'_, Option<Keeper>> {
-        self.stdin_keeper.lock().unwrap_or_else(PoisonError::into_inner)
+        if let Some(stdin) = &self.stdin {
+            stdin.start();
+        }
     }
 
     /// Waits until all output has reached the client, for as long as it moves. Called when the process has ended.
@@ -138,7 +132,7 @@ impl Streams {
 
 impl Drop for Streams {
     fn drop(&mut self) {
-        for task in self.stdin.iter().chain(&self.outputs) {
+        for task in &self.outputs {
             task.abort();
         }
     }

@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::{SpliceFFlags, splice};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::Interest;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::error::{Error, Result};
@@ -23,12 +24,15 @@ const CHUNK: usize = 1 << 20;
 /// Pause when both sides claim to be ready and nothing moves.
 const STUCK_PAUSE: Duration = Duration::from_millis(1);
 
-/// fifo to guest; ends at the fifo's end of file, which is passed on, or when the guest takes no more.
-pub(super) fn spawn_input(fifo: OwnedFd, stream: UnixStream, moved: Arc<AtomicU64>) -> Result<JoinHandle<()>> {
+/// fifo to guest, from `go` on; ends at the fifo's end of file, which is passed on, or when the guest takes no more.
+pub(super) fn spawn_input(fifo: OwnedFd, stream: UnixStream, go: oneshot::Receiver<()>) -> Result<JoinHandle<()>> {
     let from = register(fifo, Interest::READABLE)?;
     let to = register(stream, Interest::WRITABLE)?;
     Ok(tokio::spawn(async move {
-        let result = pump(&from, &to, &moved).await;
+        if go.await.is_err() {
+            return;
+        }
+        let result = pump(&from, &to, &AtomicU64::new(0)).await;
         drop(from);
         if result.is_ok() && to.get_ref().shutdown(Shutdown::Write).is_ok() {
             // Closing the whole stream could cut what the guest has not read yet; it lasts as long as the process.

@@ -201,6 +201,7 @@ fn input_arrives_complete_before_its_end() {
         let endpoints = Endpoints::open(&input(&path)).await.unwrap();
         let (near, mut guest) = pair();
         let streams = Streams::start(endpoints, only_stdin(near)).unwrap();
+        streams.started();
         let got = thread::spawn(move || {
             let mut all = Vec::new();
             guest.read_to_end(&mut all).unwrap();
@@ -226,6 +227,7 @@ fn a_client_that_leaves_without_close_io_does_not_end_the_input() {
         let endpoints = Endpoints::open(&input(&path)).await.unwrap();
         let (near, mut guest) = pair();
         let streams = Streams::start(endpoints, only_stdin(near)).unwrap();
+        streams.started();
         for text in [b"one", b"two"] {
             OpenOptions::new()
                 .write(true)
@@ -258,6 +260,7 @@ fn a_guest_that_does_not_read_ends_the_relay_quietly() {
         let endpoints = Endpoints::open(&input(&path)).await.unwrap();
         let (near, guest) = pair();
         let streams = Streams::start(endpoints, only_stdin(near)).unwrap();
+        streams.started();
         drop(guest);
         OpenOptions::new()
             .write(true)
@@ -265,7 +268,7 @@ fn a_guest_that_does_not_read_ends_the_relay_quietly() {
             .unwrap()
             .write_all(b"nobody listens")
             .unwrap();
-        let relay = streams.stdin.as_ref().unwrap();
+        let relay = &streams.stdin.as_ref().unwrap().relay;
         while !relay.is_finished() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -346,21 +349,27 @@ fn a_stream_is_named_by_its_first_bytes() {
     assert_eq!(header, [2, 1, 0, 0, 0, 0, 0, 0]);
 }
 
-#[tokio::test]
-async fn a_client_that_wrote_and_left_before_the_start_ends_stdin() {
-    let scratch = Scratch::new("left");
+/// What the process reads of a stdin to which `data` was written by a client that is gone before the start.
+async fn left_by_a_client(name: &str, data: &[u8]) -> String {
+    let scratch = Scratch::new(name);
     let path = scratch.fifo("stdin");
     let endpoints = Endpoints::open(&input(&path)).await.unwrap();
     let (near, mut far) = pair();
     let streams = Streams::start(endpoints, only_stdin(near)).unwrap();
-    write_and_leave(&path, b"x\n");
+    write_and_leave(&path, data);
     streams.started();
     let text = tokio::task::spawn_blocking(move || {
         far.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let mut text = String::new();
         far.read_to_string(&mut text).map(|_| text)
     });
-    assert_eq!(text.await.unwrap().unwrap(), "x\n");
+    text.await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn a_client_that_left_before_the_start_ends_stdin() {
+    assert_eq!(left_by_a_client("left", b"x\n").await, "x\n");
+    assert_eq!(left_by_a_client("left-empty", b"").await, "");
 }
 
 #[tokio::test]
@@ -370,7 +379,7 @@ async fn a_client_that_comes_after_the_start_or_stays_keeps_stdin() {
     let endpoints = Endpoints::open(&input(&path)).await.unwrap();
     let (near, mut far) = pair();
     let streams = Streams::start(endpoints, only_stdin(near)).unwrap();
-    // Nothing was written yet: no reason to end.
+    // Nobody has come yet: no reason to end.
     streams.started();
     write_and_leave(&path, b"1");
     let mut byte = [0u8; 1];

@@ -8,7 +8,7 @@ use nix::sys::socket::{Shutdown, shutdown};
 
 use super::backlog::Backlog;
 use super::credit::Credit;
-use super::handle::Done;
+use super::handle::{ConnectOrder, Done};
 use super::packet::{HOST_CID, Header, Op, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, TYPE_STREAM};
 use super::stream;
 use crate::virtio::buffers::Buffers;
@@ -65,13 +65,18 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A connection about to be asked for.
-    pub fn new(local_port: u32, peer_port: u32, stream: OwnedFd, done: Done) -> Connection {
+    /// A connection about to be asked for. `buffer`: what the guest may have on the way, in bytes.
+    pub fn new(local_port: u32, buffer: u32, order: ConnectOrder) -> Connection {
+        let ConnectOrder {
+            port: peer_port,
+            stream,
+            done,
+        } = order;
         Connection {
             local_port,
             peer_port,
             phase: Phase::Connecting { done },
-            credit: Credit::default(),
+            credit: Credit::new(buffer),
             backlog: Backlog::default(),
             guest_finished: 0,
             host_finished: 0,

@@ -72,11 +72,13 @@ impl VsockDevice {
         let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(|e| e.to_string())?;
         let stop = Arc::new(stop);
         let (mailbox, guest_cid, stopped) = (Arc::clone(&self.mailbox), self.guest_cid, Arc::clone(&stop));
+        mailbox.open();
         let thread = spawn_worker("vsock", ThreadKind::Vsock, move || {
-            match Worker::new(&memory, guest_cid, rx, tx, mailbox, stopped.as_fd()) {
+            match Worker::new(&memory, guest_cid, rx, tx, Arc::clone(&mailbox), stopped.as_fd()) {
                 Ok(worker) => worker.run(),
                 Err(error) => tracing::error!(%error, "cannot set up the vsock worker; vsock is dead"),
             }
+            mailbox.close();
         })
         .map_err(|e| e.to_string())?;
         Ok(Running { stop, thread })

@@ -66,11 +66,17 @@ impl Guest {
     }
 
     pub fn start_with_features(buffers: u16, features: u64) -> Guest {
+        let mut guest = Guest::without_driver();
+        guest.activate(buffers, features);
+        guest
+    }
+
+    pub fn without_driver() -> Guest {
         let (device, handle) = VsockDevice::new(GUEST_CID).unwrap();
         let memory = guest_memory(0x100_0000);
         let (rx, _) = FakeQueue::new(&memory, RX_RING, QUEUE_SIZE);
         let (tx, _) = FakeQueue::new(&memory, TX_RING, QUEUE_SIZE);
-        let mut guest = Guest {
+        Guest {
             device,
             handle,
             memory,
@@ -79,9 +85,7 @@ impl Guest {
             interrupt: counting_interrupt(),
             posted: HashMap::new(),
             sent: 0,
-        };
-        guest.activate(buffers, features);
-        guest
+        }
     }
 
     /// What a driver does after a reset: fresh rings, DRIVER_OK.

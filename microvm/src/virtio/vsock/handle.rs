@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use thiserror::Error;
@@ -20,8 +20,8 @@ pub enum ConnectError {
     /// The guest did not answer.
     #[error("the guest did not answer the connection to port {0} in time")]
     TimedOut(u32),
-    /// The guest reset the device meanwhile.
-    #[error("the guest reset its vsock device while the connection to port {0} was being made")]
+    /// The guest reset the device, meanwhile or before.
+    #[error("the guest gave its vsock device up before the connection to port {0} was made")]
     DeviceReset(u32),
     /// The bound of [`MAX_CONNECTIONS`] is reached.
     #[error("too many vsock connections (at most {MAX_CONNECTIONS})")]
@@ -41,13 +41,20 @@ pub struct ConnectOrder {
     pub done: Done,
 }
 
-/// Orders that the worker has not seen yet. Outlives the worker, so that orders wait for a guest that is not up.
+/// Orders that the worker has not seen yet. Outlives the worker, so that orders wait for a guest that is not up; not for one
+/// that has given its device up.
 pub struct Mailbox {
-    orders: Mutex<VecDeque<ConnectOrder>>,
+    orders: Mutex<Orders>,
     bell: EventFd,
     /// Turns of the worker's loop, by which tests see whether it rests.
     #[cfg(test)]
     pub(super) turns: std::sync::atomic::AtomicU64,
+}
+
+#[derive(Default)]
+struct Orders {
+    waiting: VecDeque<ConnectOrder>,
+    closed: bool,
 }
 
 impl Mailbox {
@@ -71,20 +78,46 @@ impl Mailbox {
     pub fn take(&self) -> VecDeque<ConnectOrder> {
         // Nothing to read means that nobody rang.
         let _ = self.bell.read();
-        std::mem::take(&mut *self.orders.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut self.orders().waiting)
     }
 
-    fn put(&self, order: ConnectOrder) -> Result<(), ConnectOrder> {
-        {
-            let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
-            if orders.len() >= MAX_CONNECTIONS {
-                return Err(order);
-            }
-            orders.push_back(order);
+    /// A worker begins.
+    pub fn open(&self) {
+        self.orders().closed = false;
+    }
+
+    /// The worker has ended: what it has not seen fails, and so does what comes until the driver is ready again.
+    pub fn close(&self) {
+        let waiting = {
+            let mut orders = self.orders();
+            orders.closed = true;
+            std::mem::take(&mut orders.waiting)
+        };
+        for ConnectOrder { port, done, .. } in waiting {
+            done(Err(ConnectError::DeviceReset(port)));
         }
-        // A full counter is readable too, so a failure changes nothing.
-        let _ = self.bell.write(1);
-        Ok(())
+    }
+
+    fn put(&self, order: ConnectOrder) {
+        let refusal = {
+            let mut orders = self.orders();
+            if orders.closed {
+                ConnectError::DeviceReset(order.port)
+            } else if orders.waiting.len() >= MAX_CONNECTIONS {
+                ConnectError::TooMany
+            } else {
+                orders.waiting.push_back(order);
+                drop(orders);
+                // A full counter is readable too, so a failure changes nothing.
+                let _ = self.bell.write(1);
+                return;
+            }
+        };
+        (order.done)(Err(refusal));
+    }
+
+    fn orders(&self) -> MutexGuard<'_, Orders> {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -108,11 +141,9 @@ impl VsockHandle {
 
     /// Connects `stream`, a connected SOCK_STREAM socket, to the guest's `port`, and relays until both directions are finished.
     ///
-    /// Never waits. `done` hears the outcome once. An order that comes before the driver is ready waits for it, without a limit:
-    /// who boots the guest bounds its boot. From then on the guest has [`super::CONNECT_TIMEOUT`] to answer.
+    /// Never waits. `done` hears the outcome once. An order that comes before the driver is ready for the first time waits for
+    /// it, without a limit: who boots the guest bounds its boot. From then on the guest has [`super::CONNECT_TIMEOUT`] to answer.
     pub fn connect(&self, port: u32, stream: OwnedFd, done: Done) {
-        if let Err(order) = self.mailbox.put(ConnectOrder { port, stream, done }) {
-            (order.done)(Err(ConnectError::TooMany));
-        }
+        self.mailbox.put(ConnectOrder { port, stream, done });
     }
 }

@@ -4,7 +4,8 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
 use super::connection::Connection;
-use super::handle::MAX_CONNECTIONS;
+use super::credit::Budget;
+use super::handle::{ConnectOrder, MAX_CONNECTIONS};
 
 /// Numbers a connection for as long as the worker lives; never used again.
 pub type ConnectionId = u64;
@@ -19,6 +20,7 @@ pub struct Table {
     ports: HashMap<u32, ConnectionId>,
     next_id: ConnectionId,
     next_port: u32,
+    budget: Budget,
 }
 
 impl Table {
@@ -29,6 +31,7 @@ impl Table {
             ports: HashMap::new(),
             next_id: first_id,
             next_port: FIRST_PORT,
+            budget: Budget::default(),
         }
     }
 
@@ -37,13 +40,14 @@ impl Table {
         self.connections.len() < MAX_CONNECTIONS
     }
 
-    /// Adds what `make` builds around a fresh local port.
-    pub fn insert(&mut self, make: impl FnOnce(u32) -> Connection) -> ConnectionId {
+    /// Adds a connection on a fresh local port.
+    pub fn insert(&mut self, order: ConnectOrder) -> ConnectionId {
         let id = self.next_id;
         self.next_id += 1;
         let port = self.free_port();
         self.ports.insert(port, id);
-        self.connections.insert(id, make(port));
+        self.connections
+            .insert(id, Connection::new(port, self.budget.take(), order));
         id
     }
 
@@ -73,7 +77,11 @@ impl Table {
     /// Takes the connection out.
     pub fn remove(&mut self, id: ConnectionId) -> Option<Connection> {
         self.release_port(id);
-        self.connections.remove(&id)
+        let removed = self.connections.remove(&id);
+        if let Some(connection) = &removed {
+            self.budget.give_back(connection.credit.buffer());
+        }
+        removed
     }
 
     /// Takes everything out.

@@ -3,22 +3,26 @@ use std::time::Duration;
 
 use super::*;
 
-fn connection(local_port: u32) -> Connection {
+fn order() -> ConnectOrder {
     let (stream, _) = UnixStream::pair().unwrap();
-    Connection::new(local_port, 1024, stream.into(), Box::new(|_| ()))
+    ConnectOrder {
+        port: 1024,
+        stream: stream.into(),
+        done: Box::new(|_| ()),
+    }
 }
 
 #[test]
 fn a_local_port_is_not_used_again_while_its_connection_lives() {
     let mut table = Table::new(16);
-    let first = table.insert(connection);
+    let first = table.insert(order());
     let port = table.get(first).unwrap().local_port;
     table.next_port = port;
-    let second = table.insert(connection);
+    let second = table.insert(order());
     assert_ne!(table.get(second).unwrap().local_port, port);
     table.remove(first);
     table.next_port = port;
-    let third = table.insert(connection);
+    let third = table.insert(order());
     assert_eq!(table.get(third).unwrap().local_port, port);
     assert_ne!(third, first);
 }
@@ -27,8 +31,8 @@ fn a_local_port_is_not_used_again_while_its_connection_lives() {
 fn ports_wrap_within_their_range() {
     let mut table = Table::new(16);
     table.next_port = LAST_PORT;
-    let last = table.insert(connection);
-    let first = table.insert(connection);
+    let last = table.insert(order());
+    let first = table.insert(order());
     assert_eq!(table.get(last).unwrap().local_port, LAST_PORT);
     assert_eq!(table.get(first).unwrap().local_port, FIRST_PORT);
 }
@@ -36,7 +40,7 @@ fn ports_wrap_within_their_range() {
 #[test]
 fn only_both_ports_together_find_a_connection() {
     let mut table = Table::new(16);
-    let id = table.insert(connection);
+    let id = table.insert(order());
     let port = table.get(id).unwrap().local_port;
     assert_eq!(table.find(port, 1024), Some(id));
     assert_eq!(table.find(port, 1025), None);
@@ -46,11 +50,11 @@ fn only_both_ports_together_find_a_connection() {
 #[test]
 fn a_released_port_belongs_to_its_next_connection() {
     let mut table = Table::new(16);
-    let draining = table.insert(connection);
+    let draining = table.insert(order());
     let port = table.get(draining).unwrap().local_port;
     table.release_port(draining);
     table.next_port = port;
-    let next = table.insert(connection);
+    let next = table.insert(order());
     assert_eq!(table.find(port, 1024), Some(next));
     table.remove(draining);
     assert_eq!(table.find(port, 1024), Some(next));

@@ -65,8 +65,7 @@ fn a_refused_connection_fails_and_closes_its_stream() {
 
 #[test]
 fn an_order_from_before_the_driver_is_ready_waits_for_it() {
-    let mut guest = Guest::start(4);
-    guest.device.reset();
+    let mut guest = Guest::without_driver();
     let (_host, outcomes) = guest.order(1024);
     assert!(outcomes.recv_timeout(Duration::from_millis(50)).is_err());
     guest.activate(4, 0);

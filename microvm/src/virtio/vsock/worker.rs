@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::connection::{Connection, Phase};
-use super::handle::{ConnectError, ConnectOrder, Mailbox};
+use super::handle::{ConnectError, Mailbox};
 use super::packet::{Header, Op, SHUTDOWN_RECEIVE, SHUTDOWN_SEND};
 use super::rx::RxQueue;
 use super::table::{ConnectionId, Deadlines, Table};
@@ -157,15 +157,13 @@ impl<'m> Worker<'m> {
     }
 
     fn take_orders(&mut self) {
-        for ConnectOrder { port, stream, done } in self.mailbox.take() {
+        for order in self.mailbox.take() {
             if !self.table.has_room() {
-                done(Err(ConnectError::TooMany));
+                (order.done)(Err(ConnectError::TooMany));
                 continue;
             }
             let deadline = Instant::now() + CONNECT_TIMEOUT;
-            let id = self
-                .table
-                .insert(|local_port| Connection::new(local_port, port, stream, done));
+            let id = self.table.insert(order);
             self.connect_deadlines.push(deadline, id);
             self.settle(id);
         }
