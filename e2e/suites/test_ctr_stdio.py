@@ -46,7 +46,7 @@ CASES = (
         "terminal-session",
         "ctr run -t --rm --runtime $RT $BUSYBOX $ID sh",
         terminal=(24, 80),
-        dialogue=(("# ", b"PS1='> '\n"), ("\n> ", b"echo 1$((1 + 1))3; tty\n"), ("123", b"exit 6\n")),
+        dialogue=(("# " + shell.ASKS, b"PS1='> '\n"), ("\n> " + shell.ASKS, b"echo 1$((1 + 1))3; tty\n"), ("123[^>]*> " + shell.ASKS, b"exit 6\n")),
         status=6,
         says=("\n123\n", "/dev/pts/0|/dev/console"),
     ),
@@ -80,7 +80,10 @@ def test_gigabytes(case, beside_runc):
 @pytest.mark.bulkhead
 @pytest.mark.parametrize(
     ("script", "stdout"),
-    [("echo x | run $BUSYBOX $ID cat", "x\n"), ("run $BUSYBOX $ID wc -c <$BIG", "300000\n")],
+    [
+        ("echo x | run $BUSYBOX $ID cat", "x\n"),
+        ("run $BUSYBOX $ID wc -c <$BIG", "300000\n"),
+    ],
     ids=["word", "file"],
 )
 def test_stdin_that_ends_before_the_task_runs(script, stdout, nothing_left):

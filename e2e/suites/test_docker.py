@@ -3,6 +3,7 @@
 import pytest
 
 from harness.answers import Case
+from harness.shell import ASKS
 
 pytestmark = pytest.mark.callers
 
@@ -19,7 +20,7 @@ CASES = (
         "docker-terminal",
         f"{RUN} --rm -it bulkhead/busybox sh",
         terminal=(31, 91),
-        dialogue=(("# ", b"PS1='> '\n"), ("\n> ", b"stty size; echo 1$((1 + 1))3\n"), ("123", b"exit 6\n")),
+        dialogue=(("# " + ASKS, b"PS1='> '\n"), ("\n> " + ASKS, b"stty size; echo 1$((1 + 1))3\n"), ("123[^>]*> " + ASKS, b"exit 6\n")),
         status=6,
         says=("\n31 91\n123\n",),
     ),

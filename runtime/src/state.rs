@@ -111,7 +111,7 @@ impl PodFolder {
             }
             cleanup(config, namespace, id)?;
         }
-        make_folders(&folder.path)?;
+        make_folders(&folder.path).inspect_err(|_| folder.leave_namespace())?;
         let removed = folder.clone();
         undo.push(format!("folder {}", folder.path.display()), move || removed.remove());
         let share = folder.share();
@@ -171,11 +171,15 @@ impl PodFolder {
         }
         remove(&self.path.join(SHARE), |p| std::fs::remove_dir(p))?;
         remove(&self.path, |p| std::fs::remove_dir(p))?;
+        self.leave_namespace();
+        Ok(())
+    }
+
+    /// Removes the namespace's folder, unless other pods keep it.
+    fn leave_namespace(&self) {
         if let Some(namespace) = self.path.parent() {
-            // Other pods of the namespace keep it.
             let _ = std::fs::remove_dir(namespace);
         }
-        Ok(())
     }
 }
 

@@ -49,6 +49,11 @@ def _end_group(process):
     process.wait()
 
 
+# busybox's shell asks the terminal for the cursor's place after its prompt, but only while nobody has typed ahead: whoever types
+# after the question sees the same drawn every time.
+ASKS = "\x1b\\[6n"
+
+
 def bash(script, variables, timeout, terminal=None, dialogue=()):
     """Runs script after the prelude. variables are added to the environment; W is made and removed here."""
     folder = tempfile.mkdtemp(prefix="case-", dir="/var/tmp")

@@ -102,7 +102,10 @@ impl Ground {
         record.vmm = ProcessRecord::of(jailed.pid()?);
         let at = folder.clone();
         blocking("recording the pod", move || at.write_record(&record)).await?;
-        let vmm = jailed.booted().await?;
+        let vmm = jailed.booted().await.map_err(|e| {
+            let (kernel, agent) = (config.kernel.display(), config.agent_image.display());
+            e.context(format!("kernel {kernel}, agent image {agent}"))
+        })?;
         phase::over("kernel", &spec.id);
         Ok(vmm)
     }

@@ -5,7 +5,7 @@
 //! fifo is gone. For output we hold a reader of our own, so that a client that comes and goes does not end the container's
 //! stream. For input we hold a writer of our own, so that a client that has not come yet is no end of file; CloseIO closes it,
 //! and the end of file then comes when the client's writers are gone too, after everything they wrote. A client that left
-//! before Start has answered (`ctr run` with an input that is empty or short) had no process yet to call CloseIO for: for it the
+//! before Start has answered (`echo x | ctr run`) had no process yet to call CloseIO for: for it the
 //! end of file comes without that call. What may go wrong: no reader for an output (waited for, with a limit), a reader that stops reading (the
 //! container blocks, as it does with runc), a guest that closes early (the relay ends), a deletion while bytes are under way
 //! (they are waited for while they move).

@@ -175,6 +175,10 @@ pub(super) fn describe(reason: &StopReason) -> End {
         },
         StopReason::Reset { console } => with_console("the guest reset itself", console),
         StopReason::Panicked { console } => with_console("the guest's kernel panicked", console),
+        StopReason::Failed { message, console } if console.is_empty() => End {
+            orderly: false,
+            reason: tame(message, MESSAGE),
+        },
         StopReason::Failed { message, console } => with_console(&tame(message, MESSAGE), console),
     }
 }
