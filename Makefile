@@ -41,15 +41,15 @@ demo: dist ## run a real image in a microVM, beside the same under runc
 	@e2e/packages test
 	@e2e/demo
 
-test: ## unit tests, lints and the first end-to-end suites; prints the number passed and failed
+test: ## unit tests, lints and end-to-end suites; prints the number passed and failed
 	@e2e/packages build
 	@e2e/packages test
 	@e2e/test
 
-suites: ## the same with every end-to-end suite, in both test hosts
+suites: ## the same with the long end-to-end suites
 	@e2e/packages build
 	@e2e/packages test
-	@e2e/test --all
+	@e2e/test --long
 
 unit: packages ## unit tests alone
 	cargo test --locked --workspace
