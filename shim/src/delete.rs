@@ -18,7 +18,9 @@ use nix::unistd::Pid;
 use protobuf::Message;
 use ttrpc::r#async::transport::Socket;
 
-use crate::bootstrap::{Membership, is_alive, read_membership, recorded_config, recorded_socket, remove_socket};
+use crate::bootstrap::{
+    Membership, has_spec, is_alive, read_membership, recorded_config, recorded_socket, remove_socket,
+};
 use crate::cli::Call;
 use crate::events::timestamp;
 use crate::own_cgroup;
@@ -29,8 +31,15 @@ const LOST: u32 = 137;
 /// How long a killed shim may take to be gone.
 const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long the shim may take to say whether its pod is in use, each of two questions.
+/// How long the shim may take to say whether it has a container.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a shim that has answered may take to end an empty pod, or to ignore that: a creation or a boot that is under way comes
+/// first. All waits together stay within the 5 s that containerd gives `delete`.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long a shim whose socket is gone may take to end by itself: its last events may still be on their way.
+const LAST_WORDS: Duration = Duration::from_millis(1500);
 
 /// How long a shim that was asked to end may take to close its socket.
 const END_TIMEOUT: Duration = Duration::from_millis(300);
@@ -47,13 +56,16 @@ pub fn delete(call: &Call) -> Result<()> {
     let alive = socket.as_deref().is_some_and(is_alive);
     let founds = matches!(membership, Membership::Founds { .. });
     if founds {
-        if let Some(socket) = socket.as_deref().filter(|_| alive)
+        // A sandbox of the sandbox API has no container of its own, whose absence would say anything.
+        let of_container = has_spec(&bundle);
+        if let Some(socket) = socket.as_deref().filter(|_| alive && of_container)
             && is_in_use(socket, call.id.as_str())
         {
             return answer(&bundle);
         }
         // Also one whose socket has gone: nobody can reach it any more.
-        kill_shim(&bundle, call.id.as_str());
+        let patience = if alive { Duration::ZERO } else { LAST_WORDS };
+        kill_shim(&bundle, call.id.as_str(), patience);
     }
     if !alive || founds {
         clean_up(call, &membership, &bundle, socket.as_deref())?;
@@ -68,12 +80,12 @@ fn is_in_use(socket: &Path, founder: &str) -> bool {
     let ignored = runtime.block_on(async {
         let stream = tokio::net::UnixStream::connect(socket).await.ok()?;
         let shim = TaskClient::new(Client::new(Socket::new(stream)));
-        let context = || ttrpc::context::with_duration(QUESTION_TIMEOUT);
+        let context = ttrpc::context::with_duration(QUESTION_TIMEOUT);
         let request = api::StateRequest {
             id: founder.to_owned(),
             ..Default::default()
         };
-        let state = tokio::time::timeout(QUESTION_TIMEOUT, shim.state(context(), &request)).await;
+        let state = tokio::time::timeout(QUESTION_TIMEOUT, shim.state(context, &request)).await;
         match state.ok()? {
             Err(ttrpc::Error::RpcStatus(status)) if status.code() == ttrpc::Code::NOT_FOUND => {}
             _ => return None,
@@ -82,9 +94,10 @@ fn is_in_use(socket: &Path, founder: &str) -> bool {
             id: founder.to_owned(),
             ..Default::default()
         };
-        // A pod in use ignores it at once.
-        let shutdown = tokio::time::timeout(QUESTION_TIMEOUT, shim.shutdown(context(), &request)).await;
-        shutdown.ok()?.ok()
+        let context = ttrpc::context::with_duration(SHUTDOWN_TIMEOUT);
+        // Without an answer the pod is busy: the shim lives, as its first answer shows.
+        let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, shim.shutdown(context, &request)).await;
+        Some(())
     });
     if ignored.is_none() {
         return false;
@@ -126,15 +139,19 @@ fn answer(bundle: &Path) -> Result<()> {
         .context("cannot write to stdout")
 }
 
-/// Kills a shim that hangs, if the recorded pid is still that shim.
-fn kill_shim(bundle: &Path, pod: &str) {
+/// Kills a shim that has not ended within `patience`, if the recorded pid is still that shim.
+fn kill_shim(bundle: &Path, pod: &str, patience: Duration) {
     let Some(pid) = read_number(&bundle.join("shim.pid"))
         .and_then(|pid| i32::try_from(pid).ok())
         .filter(|pid| *pid > 1)
     else {
         return;
     };
-    let deadline = Instant::now() + KILL_TIMEOUT;
+    let kill_from = Instant::now() + patience;
+    while is_shim_of(pid, pod) && Instant::now() < kill_from {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let deadline = kill_from + KILL_TIMEOUT;
     while is_shim_of(pid, pod) && Instant::now() < deadline {
         let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         std::thread::sleep(Duration::from_millis(5));

@@ -23,7 +23,7 @@ fn a_pid_that_is_another_process_by_now_is_spared() {
     let bundle = tempfile::tempdir().unwrap();
     let mut other = std::process::Command::new("sleep").arg("30").spawn().unwrap();
     std::fs::write(bundle.path().join("shim.pid"), other.id().to_string()).unwrap();
-    kill_shim(bundle.path(), "p1");
+    kill_shim(bundle.path(), "p1", Duration::ZERO);
     assert!(other.try_wait().unwrap().is_none(), "killed a stranger");
     other.kill().unwrap();
     other.wait().unwrap();

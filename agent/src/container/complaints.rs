@@ -12,7 +12,7 @@ use oci_spec::runtime::Spec;
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::sync::{Arc, Mutex};
 
-/// Most that is read of either pipe, bytes.
+/// Most that is read of either pipe, bytes; less than a pipe holds, as nobody reads before the end.
 const MOST: usize = 16 << 10;
 
 /// The init's side.
@@ -40,6 +40,8 @@ pub fn listen() -> std::io::Result<(Heard, Complaints)> {
         .with_level(false)
         .with_target(false)
         .with_ansi(false)
+        // Nobody reads any more once the container is made, and its own stderr is not the place to say so.
+        .log_internal_errors(false)
         .with_writer(Mutex::new(to_log))
         .finish();
     tracing::subscriber::set_global_default(subscriber).map_err(std::io::Error::other)?;
@@ -49,8 +51,9 @@ pub fn listen() -> std::io::Result<(Heard, Complaints)> {
 impl Complaints {
     /// Hands over the exact text for the user.
     pub fn say(&self, message: &str) {
+        let bytes = message.as_bytes();
         // If the pipe is broken the helper has gone, and nobody reads.
-        let _unread = self.0.as_ref().write_all(message.as_bytes());
+        let _unread = self.0.as_ref().write_all(bytes.get(..MOST).unwrap_or(bytes));
     }
 }
 

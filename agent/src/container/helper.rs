@@ -107,8 +107,11 @@ pub async fn run(program: &Path, reaper: &Arc<Reaper>, request: &Request, ends: 
     let mut helper_exit = expectation.watch(pid);
     let outcome = timeout(PATIENCE, converse(ours, &message)).await;
     if outcome.is_err() && helper_exit.borrow().is_none() {
-        // Not reaped yet, so the pid is still the helper's.
-        let _gone = sys::send_signal(pid, Signal::SIGKILL as i32);
+        // Not reaped yet, so the pid is still the helper's; and so are those of its children, which nobody else could reap.
+        // What is being made goes first: it would become a process that nobody knows.
+        for process in children(pid).into_iter().chain([pid]) {
+            let _gone = sys::send_signal(process, Signal::SIGKILL as i32);
+        }
     }
     match outcome {
         Ok(Ok((Reply::Started { pid, terminal, waiting }, fds))) => {
@@ -144,6 +147,14 @@ pub async fn run(program: &Path, reaper: &Arc<Reaper>, request: &Request, ends: 
             ),
         )),
     }
+}
+
+/// Children of a process of one thread (proc_pid_task_children(5)); those of a stopped one do not change.
+fn children(parent: Pid) -> Vec<Pid> {
+    let _gone = sys::send_signal(parent, Signal::SIGSTOP as i32);
+    let list = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
+    let pids = list.split_whitespace().filter_map(|pid| pid.parse().ok());
+    pids.map(Pid::from_raw).collect()
 }
 
 fn frame(message: &impl Serialize) -> std::io::Result<Vec<u8>> {

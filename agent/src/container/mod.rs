@@ -4,7 +4,7 @@
 //! its creation begins until it is deleted. Operations never hold a lock while they wait.
 
 pub mod cgroup;
-pub mod complaints;
+mod complaints;
 mod create;
 mod devices;
 pub mod exec;
@@ -13,13 +13,14 @@ mod limits;
 mod oom;
 pub mod process;
 mod program;
+mod share;
 mod spec;
 
 use crate::error::{Error, Kind, Result};
 use crate::reaper::{Reaper, ended};
 use crate::stdio;
 use crate::streams::Streams;
-use bulkhead_agent_protocol::agent;
+use bulkhead_agent_protocol::{SHARE_MOUNT, agent};
 use cgroup::Cgroup;
 use helper::{Request, TerminalSize};
 use nix::libc;
@@ -204,6 +205,7 @@ impl Containers {
                 crate::kmsg::notice(&format!("after a failed creation: {}", crate::error::chain(&error)));
             }
             remove_directory(&directory);
+            share::forget(Path::new(SHARE_MOUNT).join(id)).await;
         }
         made
     }
@@ -473,6 +475,7 @@ impl Container {
         let answer = self.answer(&self.init);
         self.cgroup.remove().await.map_err(failed)?;
         remove_directory(&self.directory);
+        share::forget(Path::new(SHARE_MOUNT).join(id)).await;
         Ok(answer)
     }
 }

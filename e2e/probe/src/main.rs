@@ -8,7 +8,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode};
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -19,11 +19,17 @@ use clap::Parser;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl, open};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl::set_child_subreaper;
 use nix::sys::stat::Mode;
+use nix::sys::wait::wait;
 use nix::time::{ClockId, clock_gettime};
+use nix::unistd::alarm;
 
 /// Ids outside that the pod's 0 to 65535 become with `--shifted-ids`.
 const SHIFTED: u32 = 1_000_000;
+
+/// How long a probe may take besides `--hold`, in seconds.
+const BOUND_S: u32 = 300;
 
 /// Pause after a refused connection: the agent does not listen yet.
 const RETRY: Duration = Duration::from_millis(1);
@@ -69,7 +75,7 @@ struct Options {
     port: u32,
     /// Keep each plugged disk, and then the machine, for this many seconds.
     #[arg(long, default_value_t = 0)]
-    hold: u64,
+    hold: u32,
     /// Wait for the machine to end by itself instead of for the agent; prints how.
     #[arg(long)]
     until_stopped: bool,
@@ -103,8 +109,11 @@ fn probe(options: &Options) -> Result<serde_json::Value> {
     let (near, far) = Channel::pair()?;
     let far = far.into_fd();
     fcntl(&far, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    set_child_subreaper(true).context("cannot adopt the monitor")?;
+    // Ends this process, and the monitor with it, which notices the closed channel.
+    alarm::set(BOUND_S + options.hold * (1 + options.plug.len() as u32));
     let start = now()?;
-    let mut child = Command::new(&options.vmm)
+    Command::new(&options.vmm)
         .arg("--control-fd")
         .arg(std::os::fd::AsRawFd::as_raw_fd(&far).to_string())
         .spawn()
@@ -122,15 +131,15 @@ fn probe(options: &Options) -> Result<serde_json::Value> {
     }
     times.booted = now()? - start;
     if options.until_stopped {
-        return wait_for_stop(&near, &mut child, start);
+        return wait_for_stop(&near, start);
     }
     connect(&near, options.port, &mut times, start)?;
     let counters = read_counters(&near)?;
-    let slots = plug_and_unplug(&near, &options.plug, Duration::from_secs(options.hold))?;
-    std::thread::sleep(Duration::from_secs(options.hold));
+    let slots = plug_and_unplug(&near, &options.plug, Duration::from_secs(options.hold.into()))?;
+    std::thread::sleep(Duration::from_secs(options.hold.into()));
     let at_end = read_counters(&near)?;
     drop(near);
-    child.wait()?;
+    reap_all();
     Ok(serde_json::json!({
         "agent_ms": times.connected as f64 / 1000.0,
         "exits": counters.exits_io + counters.exits_mmio + counters.exits_other,
@@ -145,13 +154,13 @@ fn probe(options: &Options) -> Result<serde_json::Value> {
 }
 
 /// Waits for the last message; anything else is unexpected.
-fn wait_for_stop(channel: &Channel, child: &mut Child, start: u64) -> Result<serde_json::Value> {
+fn wait_for_stop(channel: &Channel, start: u64) -> Result<serde_json::Value> {
     let reason = match channel.receive::<Reply>()?.0 {
         Reply::Stopped(reason) => reason,
         other => bail!("unexpected reply {other:?}"),
     };
     let stopped = now()? - start;
-    child.wait()?;
+    reap_all();
     let (how, console) = match reason {
         StopReason::PoweredOff => ("powered off".to_owned(), String::new()),
         StopReason::Reset { console } => ("reset".to_owned(), console),
@@ -159,6 +168,11 @@ fn wait_for_stop(channel: &Channel, child: &mut Child, start: u64) -> Result<ser
         StopReason::Failed { message, console } => (message, console),
     };
     Ok(serde_json::json!({ "stopped_us": stopped, "how": how, "console": console }))
+}
+
+/// Waits for the monitor, which its first process has left to this one, so that the next sample does not overlap with it.
+fn reap_all() {
+    while wait().is_ok() {}
 }
 
 /// A private mount namespace in which the share is a mount point, so that the vmm can make it its root.

@@ -38,7 +38,7 @@ pub struct Config {
     pub guest_overhead_mib: u32,
     /// Added to the guest's memory for the monitor itself in the host cgroup's limit, MiB, 16 to 65536. Default: 128.
     pub vmm_overhead_mib: u32,
-    /// How long a microVM may take from its start until its agent answers, seconds, 1 to 600. Default: 30.
+    /// How long a microVM may take from its start until its agent answers, seconds, 1 to 600. Default: 60.
     pub boot_timeout_s: u64,
     /// Write all of the guest kernel's messages to `console.log` in the pod's state folder. Slows the boot. Default: false.
     pub verbose_console: bool,

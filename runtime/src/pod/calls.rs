@@ -28,7 +28,7 @@ pub(super) const SIGKILL: u32 = nix::libc::SIGKILL.cast_unsigned();
 /// How long a guest may take to power itself off, and its agent to agree to that.
 const POWER_OFF: Duration = Duration::from_secs(2);
 /// How long a killed init may take to end before its machine is ended instead.
-const KILL_PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 10_000 });
+pub(super) const KILL_PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 10_000 });
 /// How long the guest may take to list pids; containerd waits 5 s for this and one more call when it restarts.
 const PIDS_PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 2000 });
 /// How long the machine's end may follow the loss of its connections.
@@ -130,9 +130,9 @@ impl Pod {
         } else {
             self.ask(self.agent.start(container.id.as_str())).await?;
             process.set_running();
+            process.streams_started();
             container.hooks.run_started(self.vmm_pid()).await;
         }
-        process.streams_started();
         Ok(process.pid())
     }
 
@@ -189,11 +189,18 @@ impl Pod {
         }
     }
 
-    /// Ends the machine when a killed init does not end: the guest hangs, or does not want to.
+    /// Ends the machine when a killed init does not end: the guest hangs, or does not want to. Other containers are spared while
+    /// the guest still answers: a process can also wait for a file system of the host.
     fn end_unless_killed(&self, process: Arc<Process>) {
         let Some(pod) = self.me.upgrade() else { return };
         self.spawn(async move {
             if tokio::time::timeout(KILL_PATIENCE, process.wait()).await.is_err() {
+                let others = pod.all_containers();
+                let mut others = others.iter().filter(|c| c.id.as_str() != process.container);
+                if others.any(|c| c.init.status() != Status::Stopped) && pod.guest_answers(&process.container).await {
+                    tracing::warn!("pod {}: {} does not end after SIGKILL", pod.id, process.name());
+                    return;
+                }
                 tracing::warn!(
                     "pod {}: {} did not end in time after SIGKILL, ending the microVM",
                     pod.id,
@@ -202,6 +209,11 @@ impl Pod {
                 pod.vmm.hang_up().await;
             }
         });
+    }
+
+    async fn guest_answers(&self, container: &str) -> bool {
+        let asked = tokio::time::timeout(PIDS_PATIENCE, self.ask(self.agent.pids(container))).await;
+        asked.is_ok_and(|answer| !answer.is_err_and(|error| is_silent(&error)))
     }
 
     /// Forgets an ended process; for an init removes the container. Gives its pid and how it ended.
@@ -369,14 +381,27 @@ impl Pod {
         Ok(())
     }
 
-    /// Lets the guest forget a process. One that it does not know, or that went with the machine, is forgotten already.
+    /// Lets the guest forget a process. One that it does not know, or that went with the machine, is forgotten already; a guest
+    /// that does not answer keeps nobody from removing what the host has, and a pod without other containers ends with it.
     async fn forget_in_guest(&self, process: &Process) -> Result<()> {
-        let forgotten = self
+        let status = match self
             .ask(self.agent.delete(&process.container, process.agent_id()))
-            .await;
-        let status = match forgotten {
+            .await
+        {
             Ok(status) => status,
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Unavailable) => KILLED,
+            Err(error) if error.kind() == ErrorKind::NotFound => KILLED,
+            Err(error) if is_silent(&error) => {
+                if self.vmm.end().is_none() {
+                    tracing::warn!(
+                        "{}: removed although the guest does not answer: {error}",
+                        process.name()
+                    );
+                    if process.exec_id.is_none() && self.map().len() == 1 {
+                        self.vmm.hang_up().await;
+                    }
+                }
+                KILLED
+            }
             Err(error) => return Err(error),
         };
         self.finish(process, status);
@@ -402,6 +427,8 @@ impl Pod {
 
     pub(super) async fn remove_container(&self, container: &Arc<Container>) {
         for process in container.processes() {
+            // Nobody is told of an exec that was never started, but whoever waits for it must not do so for ever.
+            let _ = process.finish(KILLED);
             drop(process.take_streams());
             self.numbers().give_back(process.pid());
         }

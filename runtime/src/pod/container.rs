@@ -28,6 +28,8 @@ const STREAM_TIMEOUT: Duration = Duration::from_secs(20);
 const SETTLE: Duration = Duration::from_secs(5);
 /// How long the removal of what the guest has made too late may take.
 const TAKE_BACK: Duration = Duration::from_secs(10);
+/// Pause between two attempts at it.
+const TAKE_BACK_RETRY: Duration = Duration::from_millis(100);
 /// Most processes added to a container at a time.
 const MAX_EXECS: usize = 1024;
 
@@ -230,15 +232,22 @@ impl Pod {
         let guest_spec = spec::for_guest(spec, &id, &|pid| self.owner_of(pid))?;
         let size = guest_spec.console_size;
         let init = Arc::new(Process::new(id.as_str(), None, prepared.stdio.clone(), size));
-        hooks.run_created(self.vmm_pid()).await?;
-        let (io, streams) = self.open_streams(&init).await?;
-        let guest_pid = match self.ask(self.agent.create(id.as_str(), guest_spec, io)).await {
-            Ok(guest_pid) => guest_pid,
+        let created = async {
+            hooks.run_created(self.vmm_pid()).await?;
+            let (io, streams) = self.open_streams(&init).await?;
+            let guest_pid = self.ask(self.agent.create(id.as_str(), guest_spec, io)).await?;
+            Ok((guest_pid, streams))
+        };
+        let (guest_pid, streams) = match created.await {
+            Ok(created) => created,
             Err(error) => {
+                let error: Error = error;
                 if error.kind() == ErrorKind::DeadlineExceeded {
                     // The guest may finish it yet; before its files are taken away it goes again.
                     self.take_back(id.as_str(), "").await;
                 }
+                // What the first hooks have made, the last ones take away.
+                hooks.run_stopped().await;
                 return Err(error);
             }
         };
@@ -259,10 +268,12 @@ impl Pod {
     /// Starts a registered process; gives its number.
     pub(super) async fn start_exec(&self, container: &Container, process: &Arc<Process>) -> Result<u32> {
         let exec_id = process.agent_id();
-        let json = container
-            .take_exec_json(exec_id)
-            .ok_or_else(|| Error::precondition(format!("{}: its start has failed before", process.name())))?;
         let number = self.take_number()?;
+        let Some(json) = container.take_exec_json(exec_id) else {
+            self.numbers().give_back(number);
+            let message = format!("{}: its start has failed before", process.name());
+            return Err(Error::precondition(message));
+        };
         let started = async {
             let (io, streams) = self.open_streams(process).await?;
             let started = self
@@ -278,6 +289,7 @@ impl Pod {
                 process.set_pids(number, guest_pid);
                 process.set_streams(streams);
                 process.set_running();
+                process.streams_started();
                 self.watch_process(process.clone());
                 self.resize_if_changed(process, size).await;
                 Ok(number)
@@ -292,7 +304,16 @@ impl Pod {
     /// Removes from the guest what it may have made after the host had given up waiting.
     async fn take_back(&self, container: &str, exec_id: &str) {
         let removed = async {
-            self.ask(self.agent.signal(container, exec_id, SIGKILL, false)).await?;
+            // Until it is finished, the guest refuses to act on it.
+            loop {
+                let signalled = self.ask(self.agent.signal(container, exec_id, SIGKILL, false)).await;
+                match signalled {
+                    Err(error) if error.kind() == ErrorKind::FailedPrecondition => {
+                        tokio::time::sleep(TAKE_BACK_RETRY).await;
+                    }
+                    result => break result?,
+                }
+            }
             self.ask(self.agent.wait(container, exec_id)).await?;
             self.ask(self.agent.delete(container, exec_id)).await
         };

@@ -124,8 +124,13 @@ impl Hook {
             .spawn()
             .map_err(|e| failed("cannot be run".into()).caused_by(e))?;
         let process = PidFd::open(child.id()).map_err(|e| failed("cannot be watched".into()).caused_by(e))?;
+        let helped = |e: std::io::Error| {
+            process.kill(Duration::from_secs(1));
+            failed("cannot be given a thread".into()).caused_by(e)
+        };
+        let helper = || std::thread::Builder::new().name("hook".into());
         let said = child.stderr.take().map(|stderr| {
-            std::thread::spawn(move || {
+            helper().spawn(move || {
                 let mut text = Vec::new();
                 let mut start = stderr.take(STDERR);
                 let _ = start.read_to_end(&mut text);
@@ -133,10 +138,11 @@ impl Hook {
                 String::from_utf8_lossy(&text).trim().to_owned()
             })
         });
+        let said = said.transpose().map_err(helped)?;
         if let Some(mut stdin) = child.stdin.take() {
             let state = state.to_owned();
             // A hook that does not read its state is none of our business; it ends the thread with itself.
-            std::thread::spawn(move || drop(stdin.write_all(&state)));
+            helper().spawn(move || drop(stdin.write_all(&state))).map_err(helped)?;
         }
         let timeout = self.timeout.map_or(TIMEOUT, Duration::from_secs).min(LONGEST);
         if !process.wait_ended(timeout).unwrap_or(false) {

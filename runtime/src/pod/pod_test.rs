@@ -16,6 +16,7 @@ use ttrpc::{Code, get_status};
 use super::*;
 use crate::agent_client::agent_client_test::client_of;
 use crate::pod::boot::{Parts, assemble};
+use crate::pod::calls::KILL_PATIENCE;
 use crate::pod::types::{PodResources, PodSpec};
 use crate::pod::{Pod, Status};
 use crate::vmm_client::vmm_test::machine;
@@ -98,6 +99,50 @@ async fn a_guest_that_ignores_sigkill_is_ended() {
     assert_eq!(container.init.wait().await.unwrap().status, KILLED);
     assert!(fake.pod.stopped().is_some());
     assert_eq!(container.init.status(), Status::Stopped);
+}
+
+#[tokio::test]
+async fn a_container_that_ignores_sigkill_does_not_take_others_along_while_the_guest_answers() {
+    let fake = Fake::with("spared", Deaf).await;
+    let stuck = fake.add("c");
+    let other = fake.add("d");
+    fake.pod.kill("c", None, SIGKILL, false).await.unwrap();
+    tokio::time::sleep(KILL_PATIENCE * 3).await;
+    assert_eq!(fake.pod.stopped(), None);
+    assert_eq!(
+        (stuck.init.status(), other.init.status()),
+        (Status::Running, Status::Running)
+    );
+    fake.pod.finish(&other.init, 0);
+    fake.pod.kill("c", None, SIGKILL, false).await.unwrap();
+    assert_eq!(stuck.init.wait().await.unwrap().status, KILLED);
+}
+
+/// Reports ends and forgets nothing, as if it had no time.
+struct Stubborn;
+
+#[async_trait]
+impl Service for Stubborn {
+    async fn wait(&self, _: &TtrpcContext, _: message::ProcessRequest) -> ttrpc::Result<message::WaitResponse> {
+        std::future::pending().await
+    }
+
+    async fn delete(&self, _: &TtrpcContext, _: message::ProcessRequest) -> ttrpc::Result<message::WaitResponse> {
+        Err(ttrpc::Error::RpcStatus(get_status(Code::DEADLINE_EXCEEDED, "no time")))
+    }
+}
+
+#[tokio::test]
+async fn a_guest_that_does_not_forget_keeps_nobody_from_removing_the_container() {
+    let fake = Fake::with("stubborn", Stubborn).await;
+    for id in ["c", "d"] {
+        fake.pod.finish(&fake.add(id).init, 3);
+    }
+    assert_eq!(fake.pod.delete("c", None).await.unwrap().1.status, 3);
+    assert_eq!(fake.pod.stopped(), None, "the other container keeps the microVM");
+    assert_eq!(fake.pod.delete("d", None).await.unwrap().1.status, 3);
+    assert!(fake.pod.stopped().is_some());
+    assert!(fake.pod.is_empty());
 }
 
 /// Does not even answer.

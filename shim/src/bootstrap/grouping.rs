@@ -91,6 +91,11 @@ fn annotated(bundle: &Path, id: &ContainerId) -> Result<Membership> {
     membership(spec.and_then(|s| s.annotations).unwrap_or_default(), id)
 }
 
+/// Whether the bundle is a container's. A sandbox of the sandbox API has no spec, an empty one, or null.
+pub fn has_spec(bundle: &Path) -> bool {
+    std::fs::metadata(bundle.join("config.json")).is_ok_and(|metadata| metadata.len() > "null\n".len() as u64)
+}
+
 /// containerd 2 names the sandbox that a client created the container in, in a file of the bundle.
 fn sandbox_of(bundle: &Path) -> Option<ContainerId> {
     let mut name = String::new();

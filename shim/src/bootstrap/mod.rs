@@ -24,7 +24,7 @@ use bulkhead_runtime::error::Error;
 use bulkhead_runtime::phase;
 use containerd_shim::StartOpts;
 
-pub use grouping::{Membership, read_membership};
+pub use grouping::{Membership, has_spec, read_membership};
 pub use launch::{Launch, report_ready, take_inheritance};
 pub use socket::{is_alive, remove as remove_socket};
 

@@ -4,7 +4,7 @@
 //! hand-over. As long as the bound allows, one thread more than there are requests being served exists: a request that the host's
 //! file system keeps waiting does not keep others waiting. Requests never wait for each other, so the bound cannot deadlock.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -57,13 +57,8 @@ struct Shared {
     stop: EventFd,
     /// Threads that wait for a kick.
     idle: AtomicUsize,
-    threads: Mutex<Threads>,
-}
-
-#[derive(Default)]
-struct Threads {
-    handles: Vec<JoinHandle<()>>,
-    stopping: bool,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    stopping: AtomicBool,
 }
 
 impl Pool {
@@ -94,6 +89,7 @@ impl Pool {
             stop,
             idle: AtomicUsize::new(0),
             threads: Mutex::default(),
+            stopping: AtomicBool::new(false),
         });
         Shared::add_thread(&shared)?;
         Ok(Pool { shared })
@@ -103,8 +99,9 @@ impl Pool {
     pub fn stop(self) {
         let handles = {
             let mut threads = lock(&self.shared.threads);
-            threads.stopping = true;
-            std::mem::take(&mut threads.handles)
+            // Under the lock, so that none is added afterwards.
+            self.shared.stopping.store(true, Ordering::Release);
+            std::mem::take(&mut *threads)
         };
         // An eventfd that is full is readable too.
         let _ = self.shared.stop.write(1);
@@ -120,7 +117,7 @@ impl Shared {
     /// One more thread, unless there are enough or the end has come.
     fn add_thread(self: &Arc<Shared>) -> Result<(), SpawnError> {
         let mut threads = lock(&self.threads);
-        if threads.stopping || threads.handles.len() >= MAX_THREADS {
+        if self.stopping.load(Ordering::Acquire) || threads.len() >= MAX_THREADS {
             return Ok(());
         }
         // Counted before it runs, so that nobody starts another one meanwhile.
@@ -128,7 +125,7 @@ impl Shared {
         let shared = Arc::clone(self);
         match spawn_worker("fs", ThreadKind::FileServer, move || shared.run()) {
             Ok(handle) => {
-                threads.handles.push(handle);
+                threads.push(handle);
                 Ok(())
             }
             Err(error) => {
@@ -199,7 +196,7 @@ impl Shared {
             ring = lock(&shared_ring.ring);
             ring.give_back(memory, head, written);
             ring.notify(memory);
-            if lock(&self.threads).stopping {
+            if self.stopping.load(Ordering::Acquire) {
                 return;
             }
         }

@@ -15,28 +15,22 @@ const BUDGET: u32 = 32 << 20;
 const PART: u32 = 8;
 
 /// What the connections of a device may hold on the host.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Budget {
-    left: u32,
-}
-
-impl Default for Budget {
-    fn default() -> Budget {
-        Budget { left: BUDGET }
-    }
+    used: u32,
 }
 
 impl Budget {
     /// The receive buffer of a new connection; back with [`Budget::give_back`].
     pub fn take(&mut self) -> u32 {
-        let size = (self.left / PART).clamp(LEAST, RECEIVE_BUFFER);
-        self.left = self.left.saturating_sub(size);
+        let size = (BUDGET.saturating_sub(self.used) / PART).clamp(LEAST, RECEIVE_BUFFER);
+        self.used += size;
         size
     }
 
     /// The connection is gone.
     pub fn give_back(&mut self, size: u32) {
-        self.left = self.left.saturating_add(size).min(BUDGET);
+        self.used -= size;
     }
 }
 

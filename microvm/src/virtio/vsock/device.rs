@@ -72,7 +72,7 @@ impl VsockDevice {
         let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(|e| e.to_string())?;
         let stop = Arc::new(stop);
         let (mailbox, guest_cid, stopped) = (Arc::clone(&self.mailbox), self.guest_cid, Arc::clone(&stop));
-        mailbox.open();
+        self.mailbox.open();
         let thread = spawn_worker("vsock", ThreadKind::Vsock, move || {
             match Worker::new(&memory, guest_cid, rx, tx, Arc::clone(&mailbox), stopped.as_fd()) {
                 Ok(worker) => worker.run(),
@@ -80,7 +80,10 @@ impl VsockDevice {
             }
             mailbox.close();
         })
-        .map_err(|e| e.to_string())?;
+        .map_err(|e| {
+            self.mailbox.close();
+            e.to_string()
+        })?;
         Ok(Running { stop, thread })
     }
 }

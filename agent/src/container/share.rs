@@ -1,0 +1,47 @@
+//! Taking a container's part of the pod's share out of the guest, so that the host can let go of its files.
+//!
+//! Each of the host's mounts below the share is a file system of its own here, which the kernel mounted when it was first
+//! entered (FUSE_ATTR_SUBMOUNT). As long as the guest remembers an inode, the monitor holds the host's file open.
+
+use nix::mount::{MntFlags, umount2};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long it may take: a host file system that does not answer keeps what was written and not sent yet.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// drop_caches (kernel, admin-guide/sysctl/vm): unused directory entries and inodes, without a line in the log.
+const ENTRIES_QUIETLY: &str = "6";
+
+/// Unmounts everything below `folder` and has the kernel forget the entries of the mount points. Nothing is there for a
+/// container without mounts of its own.
+pub async fn forget(folder: PathBuf) {
+    let forgotten = tokio::task::spawn_blocking(move || {
+        let mounts = mounts_below(&std::fs::read_to_string("/proc/self/mounts")?, &folder);
+        for mount in &mounts {
+            umount2(mount, MntFlags::MNT_DETACH)?;
+        }
+        if !mounts.is_empty() {
+            std::fs::write("/proc/sys/vm/drop_caches", ENTRIES_QUIETLY)?;
+        }
+        std::io::Result::Ok(())
+    });
+    match tokio::time::timeout(PATIENCE, forgotten).await {
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(error))) => crate::kmsg::notice(&format!("cannot let go of a container's files: {error}")),
+        Ok(Err(_)) | Err(_) => crate::kmsg::notice("letting go of a container's files takes long"),
+    }
+}
+
+/// Mount points in the order in which they can be unmounted. Names below the share need no escapes in /proc/self/mounts.
+fn mounts_below(table: &str, folder: &Path) -> Vec<PathBuf> {
+    let points = table.lines().rev().filter_map(|line| line.split(' ').nth(1));
+    points
+        .map(PathBuf::from)
+        .filter(|point| point.starts_with(folder))
+        .collect()
+}
+
+#[cfg(test)]
+#[path = "share_test.rs"]
+mod tests;
