@@ -132,14 +132,17 @@ fn start(channel: &Channel, spec: &VmSpec, parts: Parts) -> Result<Running, Sess
 
 impl Running {
     fn serve(&mut self, channel: &Channel) -> StopReason {
-        let cause = match self.serve_until_stop(channel) {
+        let served = self.serve_until_stop(channel);
+        self.machine.halt(HALT_PATIENCE);
+        let cause = match served {
             Ok(cause) => cause,
+            // The runtime gave up on the guest: where that was may say why.
             Err(SessionError::Channel(ChannelError::Closed)) => {
-                StopCause::Failed("the runtime closed the control socket".to_owned())
+                let stopped_at = self.machine.stopped_at();
+                StopCause::Failed(format!("the runtime closed the control socket; {stopped_at}"))
             }
             Err(error) => StopCause::Failed(error.to_string()),
         };
-        self.machine.halt(HALT_PATIENCE);
         let console = self.machine.console();
         let text = || console.last(CONSOLE_IN_REPORT);
         match cause {

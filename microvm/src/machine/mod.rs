@@ -6,8 +6,8 @@ pub mod vm;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -154,6 +154,7 @@ pub struct Machine {
     vcpus: Vec<Vcpu>,
     threads: Vec<JoinHandle<()>>,
     stopping: Arc<AtomicBool>,
+    stopped_at: Arc<Mutex<Vec<String>>>,
     stop: Arc<StopSignal>,
     counters: Arc<ExitCounters>,
     bytes_copied: u64,
@@ -208,6 +209,7 @@ impl Machine {
             vcpus: vcpus?,
             threads: Vec::new(),
             stopping: Arc::default(),
+            stopped_at: Arc::default(),
             stop: Arc::new(StopSignal::new(stop)),
             counters: Arc::default(),
             bytes_copied,
@@ -268,7 +270,11 @@ impl Machine {
                 self.stopping.clone(),
                 self.counters.clone(),
             );
-            let body = move || vcpu::run(vcpu, io, stop, stopping, counters);
+            let stopped_at = self.stopped_at.clone();
+            let body = move || {
+                let position = vcpu::run(vcpu, io, stop, stopping, counters);
+                stopped_at.lock().unwrap_or_else(PoisonError::into_inner).push(position);
+            };
             self.threads
                 .push(spawn_worker(&format!("vcpu{id}"), ThreadKind::Vcpu, body)?);
         }
@@ -301,6 +307,14 @@ impl Machine {
             }
         }
         self.vcpus.clear();
+    }
+
+    /// Where the vCPUs were when they stopped, those that have.
+    pub fn stopped_at(&self) -> String {
+        self.stopped_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .join("; ")
     }
 
     /// How the machine ends.

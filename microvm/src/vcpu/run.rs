@@ -57,8 +57,15 @@ impl Vcpu {
     }
 }
 
-/// Runs a vCPU until the machine stops. `stopping` is set before the thread is interrupted by a signal.
-pub fn run(mut vcpu: Vcpu, io: Arc<Io>, stop: Arc<StopSignal>, stopping: Arc<AtomicBool>, counters: Arc<ExitCounters>) {
+/// Runs a vCPU until the machine stops. `stopping` is set before the thread is interrupted by a signal. Returns where the vCPU was
+/// when it was interrupted, for the report on a guest that did not answer.
+pub fn run(
+    mut vcpu: Vcpu,
+    io: Arc<Io>,
+    stop: Arc<StopSignal>,
+    stopping: Arc<AtomicBool>,
+    counters: Arc<ExitCounters>,
+) -> String {
     while !stopping.load(Ordering::Acquire) {
         let event = match vcpu.fd.run() {
             Ok(exit) => handle(exit, &io, &counters),
@@ -71,9 +78,10 @@ pub fn run(mut vcpu: Vcpu, io: Arc<Io>, stop: Arc<StopSignal>, stopping: Arc<Ato
                 other => other,
             };
             stop.stop(cause);
-            return;
+            break;
         }
     }
+    describe(&vcpu)
 }
 
 fn handle(exit: VcpuExit<'_>, io: &Io, counters: &ExitCounters) -> Option<StopCause> {
@@ -106,8 +114,8 @@ fn describe(vcpu: &Vcpu) -> String {
     match (vcpu.fd.get_regs(), vcpu.fd.get_sregs()) {
         (Ok(general), Ok(special)) => {
             format!(
-                "vCPU {} at {:#x}, stack {:#x}, cr2 {:#x}",
-                vcpu.id, general.rip, general.rsp, special.cr2
+                "vCPU {} at {:#x}, stack {:#x}, flags {:#x}, cr2 {:#x}",
+                vcpu.id, general.rip, general.rsp, general.rflags, special.cr2
             )
         }
         _ => format!("vCPU {}, registers unreadable", vcpu.id),

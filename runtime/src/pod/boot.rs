@@ -137,7 +137,7 @@ async fn reach_agent(vmm: &Vmm, spec: &PodSpec, config: &Config, deadline: Insta
         match vmm.connect(CONTROL_PORT, left()).await {
             Ok(stream) => break stream,
             Err(error) if error.kind() == ErrorKind::Unavailable => return Err(error),
-            Err(_) if left().is_zero() => return Err(silent(vmm, config).await),
+            Err(error) if left().is_zero() => return Err(silent(vmm, config, &error.to_string()).await),
             Err(_) => tokio::time::sleep(CONNECT_RETRY).await,
         }
     };
@@ -155,18 +155,20 @@ async fn reach_agent(vmm: &Vmm, spec: &PodSpec, config: &Config, deadline: Insta
             tracing::info!("pod {}: agent {version} on Linux {kernel} answers", spec.id);
             Ok(agent)
         }
-        Err(error) if error.kind() == ErrorKind::DeadlineExceeded => Err(silent(vmm, config).await),
+        Err(error) if error.kind() == ErrorKind::DeadlineExceeded => {
+            Err(silent(vmm, config, "it took the connection and said nothing").await)
+        }
         Err(error) => Err(error),
     }
 }
 
-/// The error of an agent that does not answer in time, with the guest's last words. Ends the machine.
-async fn silent(vmm: &Vmm, config: &Config) -> Error {
+/// The error of an agent that does not answer in time, with what the last attempt met and the guest's last words. Ends the machine.
+async fn silent(vmm: &Vmm, config: &Config, met: &str) -> Error {
     let seconds = config.boot_timeout_s;
     let end = vmm.hang_up().await;
     Error::timeout(format!(
         "the agent in the guest did not answer within {seconds} s (boot_timeout_s; verbose_console = true in the config file shows \
-         all that the guest's kernel says); {}",
+         all that the guest's kernel says): {met}; {}",
         end.reason
     ))
 }
