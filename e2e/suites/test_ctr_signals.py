@@ -57,7 +57,7 @@ CASES = (
         """
         listen; detached $BUSYBOX $ID sh -c 'echo x >>/runs; exit $(wc -l </runs)'; stopped; ctr task rm $ID
         ctr task start -d --null-io $ID; stopped; ctr task rm $ID; ctr container rm $ID
-        heard; grep -F "\"$ID\"" $W/events | grep -o '"exit_status":[0-9]*'""",
+        heard 2; grep -F "\"$ID\"" $W/events | grep -o '"exit_status":[0-9]*'""",
         says=('"exit_status":1\n(.*\n)*"exit_status":2\n',),
     ),
     Case(
@@ -68,7 +68,7 @@ CASES = (
     Case(
         "pause-and-resume",
         """
-        begin $BUSYBOX $ID sh -c 'echo ready; n=0; while :; do n=$((n + 1)); echo $n >/count; sleep 0.05; done'
+        begin $BUSYBOX $ID sh -c 'echo ready; n=0; while :; do n=$((n + 1)); echo $n >/next; mv /next /count; sleep 0.05; done'
         ctr task pause $ID
         ctr task ls | awk -v id=$ID '$1 == id {print $3}'
         tell ctr task exec --exec-id x1 $ID true

@@ -161,15 +161,16 @@ class Answers:
     def collect(self, wanted):
         """Runs what will be asked for. wanted: pairs of a case and the runtime that is compared, or None for runc alone."""
         missing = {case.name: case for case, _ in wanted if self.fresh or not self._path(case).exists()}
-        jobs = [(case, RUNC) for case in missing.values()]
-        jobs += {(case.name, runtime["HANDLER"]): (case, runtime) for case, runtime in wanted if runtime}.values()
-        crowd = [job for job in jobs if not job[0].alone]
-        if len(crowd) < 2:
+        theirs = [(case, RUNC) for case in missing.values() if not case.alone]
+        ours = {(case.name, runtime["HANDLER"]): (case, runtime) for case, runtime in wanted if runtime and not case.alone}
+        if len(theirs) + len(ours) < 2:
             return
-        print(f"\nrunning {len(crowd)} cases, {self.WORKERS} at a time ({len(missing)} under runc): ", end="", flush=True)
-        before = leftovers.snapshot()
+        print(f"\nrunning {len(theirs)} cases under runc and {len(ours)} under bulkhead: ", end="", flush=True)
         with concurrent.futures.ThreadPoolExecutor(self.WORKERS) as pool:
-            list(pool.map(self._run_in_crowd, crowd))
+            list(pool.map(self._run_in_crowd, theirs))
+            # What runc has left is not ours.
+            before = leftovers.snapshot()
+            list(pool.map(self._run_in_crowd, ours.values()))
         print(flush=True)
         self.left = leftovers.wait_for_nothing_new(before)
 

@@ -81,11 +81,11 @@ listen() {
     sleep 1
 }
 
-# heard: prints the topics of this container's task events in their order.
+# heard [N]: prints the topics of this container's task events in their order, from its N-th deletion on (the first).
 heard() {
     local tries
     for ((tries = 0; tries < 100; tries++)); do
-        grep -q ' /tasks/delete .*"'"$ID"'"' "$W/events" && break
+        (($(grep -c ' /tasks/delete .*"'"$ID"'"' "$W/events") >= ${1:-1})) && break
         sleep 0.1
     done
     kill "$EVENTS"

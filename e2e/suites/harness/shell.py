@@ -49,9 +49,10 @@ def _end_group(process):
     process.wait()
 
 
-# busybox's shell asks the terminal for the cursor's place after its prompt, but only while nobody has typed ahead: whoever types
-# after the question sees the same drawn every time.
+# busybox's shell asks the terminal for the cursor's place after its prompt, but only while nobody has typed ahead, and draws the
+# prompt once more when the terminal's size arrives later.
 ASKS = "\x1b\\[6n"
+_DRAWN_AGAIN = re.compile(r"([^\n]*)\x1b\[6n(?:\1\x1b\[J)?")
 
 
 def bash(script, variables, timeout, terminal=None, dialogue=()):
@@ -127,4 +128,4 @@ def _on_terminal(text, environment, timeout, size, dialogue):
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     os.close(master)
     # The first lines are the echo of the newline that started the script.
-    return Answer(status, _text(seen.replace(b"\r", b"").lstrip(b"\n")), "")
+    return Answer(status, _DRAWN_AGAIN.sub(r"\1", _text(seen.replace(b"\r", b"").lstrip(b"\n"))), "")
