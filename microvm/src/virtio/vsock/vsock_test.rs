@@ -248,7 +248,12 @@ fn a_guest_that_closes_while_the_host_writes_ends_the_writer() {
     });
     guest.expect(Op::Data);
     guest.send_shutdown(&link, BOTH);
-    assert_eq!(writer.join().unwrap(), ErrorKind::BrokenPipe);
+    // The latter when it hears of the end while bytes of its own were still unread (unix(7)).
+    let end = writer.join().unwrap();
+    assert!(
+        matches!(end, ErrorKind::BrokenPipe | ErrorKind::ConnectionReset),
+        "{end}"
+    );
     wait_for("a reset", || {
         guest.try_receive().filter(|packet| packet.op() == Op::Reset)
     });
