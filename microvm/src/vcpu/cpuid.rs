@@ -1,5 +1,7 @@
 //! What the guest's CPUID instruction answers: what KVM supports on this host, minus what a pod must not have, plus topology.
 
+use std::arch::x86_64::__cpuid;
+
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 use thiserror::Error;
 
@@ -29,6 +31,9 @@ const LOCAL_APIC_KHZ: u32 = 1_000_000;
 const HYPERVISOR_LEAF: u32 = 0x4000_0000;
 const TIMING_LEAF: u32 = 0x4000_0010;
 
+/// The processor's name.
+const BRAND_LEAVES: [u32; 3] = [0x8000_0002, 0x8000_0003, 0x8000_0004];
+
 /// More entries than KVM takes.
 #[derive(Debug, Error)]
 #[error("the CPU feature table has too many entries")]
@@ -50,11 +55,11 @@ pub fn for_vcpu(supported: &CpuId, topology: Topology, id: u8) -> Result<CpuId, 
     let mut entries: Vec<kvm_cpuid_entry2> = supported
         .as_slice()
         .iter()
-        // Topology leaves are written anew; a pod has no performance counters and no cache or memory allocation.
+        // Topology and name are written anew; a pod has no performance counters and no cache or memory allocation.
         .filter(|entry| {
             !matches!(
                 entry.function,
-                0x0b | 0x1f | 0x0a | 0x0f | 0x10 | 0x8000_0022 | TIMING_LEAF
+                0x0b | 0x1f | 0x0a | 0x0f | 0x10 | 0x8000_0002..=0x8000_0004 | 0x8000_0022 | TIMING_LEAF
             )
         })
         .copied()
@@ -76,7 +81,21 @@ pub fn for_vcpu(supported: &CpuId, topology: Topology, id: u8) -> Result<CpuId, 
             ..Default::default()
         });
     }
+    entries.extend(BRAND_LEAVES.map(brand_leaf));
     CpuId::from_entries(&entries).map_err(|_| TooManyEntries)
+}
+
+/// A part of the processor's name, which KVM leaves to its user: the host's.
+fn brand_leaf(function: u32) -> kvm_cpuid_entry2 {
+    let host = __cpuid(function);
+    kvm_cpuid_entry2 {
+        function,
+        eax: host.eax,
+        ebx: host.ebx,
+        ecx: host.ecx,
+        edx: host.edx,
+        ..Default::default()
+    }
 }
 
 /// How many bits of the APIC id number the cores of the package.

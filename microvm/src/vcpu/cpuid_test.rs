@@ -62,3 +62,25 @@ fn each_vcpu_has_its_own_id_in_one_package() {
     assert_eq!(find(&table, TIMING_LEAF, 0).eax, 2_000_000);
     assert_eq!(find(&table, HYPERVISOR_LEAF, 0).eax, TIMING_LEAF);
 }
+
+#[test]
+fn the_processor_has_the_hosts_name() {
+    let topology = Topology {
+        vcpus: 1,
+        tsc_deadline: true,
+        tsc_khz: None,
+    };
+    let table = for_vcpu(&supported(), topology, 0).unwrap();
+    let name: Vec<u8> = BRAND_LEAVES
+        .iter()
+        .flat_map(|leaf| {
+            let part = find(&table, *leaf, 0);
+            [part.eax, part.ebx, part.ecx, part.edx].map(u32::to_le_bytes)
+        })
+        .flatten()
+        .collect();
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap();
+    let line = cpuinfo.lines().find(|line| line.starts_with("model name")).unwrap();
+    let name = String::from_utf8(name).unwrap();
+    assert_eq!(name.trim_matches(['\0', ' ']), line.split_once(": ").unwrap().1.trim());
+}
