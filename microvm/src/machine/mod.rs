@@ -161,10 +161,10 @@ pub struct Machine {
     console: ConsoleRing,
     vsock: VsockHandle,
     disks: Vec<(String, u8)>,
+    vm: Arc<Vm>,
+    // What KVM maps, the bus's pages among it; outlives `vm`, because fields drop in this order.
     io: Arc<Io>,
     bus: Arc<PciBus>,
-    vm: Arc<Vm>,
-    // What KVM maps; outlives `vm`, because fields drop in this order.
     _agent_image: ReadOnlyPages,
     memory: GuestMemory,
 }
@@ -216,9 +216,9 @@ impl Machine {
             console,
             vsock,
             disks: Vec::new(),
+            vm,
             io,
             bus,
-            vm,
             _agent_image: agent_image,
             memory,
         };

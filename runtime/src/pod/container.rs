@@ -285,6 +285,11 @@ impl Pod {
             Ok((started?, streams, io.size))
         };
         match started.await {
+            // Its container was deleted meanwhile, and with it whatever the guest had started in it.
+            Ok(_) if !self.has(container) => {
+                self.numbers().give_back(number);
+                Err(Error::not_found(format!("{}: its container was deleted", process.name())))
+            }
             Ok((guest_pid, streams, size)) => {
                 process.set_pids(number, guest_pid);
                 process.set_streams(streams);
@@ -299,6 +304,11 @@ impl Pod {
                 Err(error)
             }
         }
+    }
+
+    fn has(&self, container: &Container) -> bool {
+        let now = self.container(container.id.as_str());
+        now.is_ok_and(|now| std::ptr::eq(Arc::as_ptr(&now), container))
     }
 
     /// Removes from the guest what it may have made after the host had given up waiting.
