@@ -8,6 +8,10 @@ BEGIN = "begin $BUSYBOX $ID sh -c 'echo ready; exec sleep 1000'"
 END = "ctr task kill -s KILL $ID; finish >/dev/null"
 EXEC = "ctr task exec --exec-id"
 GO = "sh -c 'echo going; exec sleep 1000'"
+# For an exec that ends with its container: the foreground `ctr run` would delete the task, and the exec's ctr then finds no
+# process to delete and leaves its fifos behind.
+STAYS = "detached $BUSYBOX $ID sleep 1000; CTR=$$"
+KILLED = "ctr task kill -s KILL $ID; joined a; stopped; gone"
 
 CASES = (
     Case(
@@ -43,8 +47,8 @@ CASES = (
         {END}""",
         says=("^1000\n2000\n/etc\n",),
     ),
-    Case("exec-twice-the-same-id", f"{BEGIN}; aside a {GO}; tell {EXEC} a $ID true; {END}; joined a", says=("-> 1\na ended with 137",), complains=("already exists",)),
-    Case("exec-is-ended-with-init", f"{BEGIN}; aside a {GO}; {END}; joined a", stdout="a ended with 137"),
+    Case("exec-twice-the-same-id", f"{STAYS}; aside a {GO}; tell {EXEC} a $ID true; {KILLED}", says=("-> 1\na ended with 137",), complains=("already exists",)),
+    Case("exec-is-ended-with-init", f"{STAYS}; aside a {GO}; {KILLED}", stdout="a ended with 137"),
     Case("exec-is-killed", f"{BEGIN}; aside a {GO}; tell ctr task kill --exec-id a -s TERM $ID; joined a; {END}", stdout="-> 0\na ended with 143"),
     Case("exec-leaves-daemon", f"{BEGIN}; tell {EXEC} a $ID sh -c 'sleep 777 >/dev/null 2>&1 & exit 0'; {EXEC} b $ID sh -c 'ps | grep -c \"[s]leep 777\"'; {END}", stdout="-> 0\n1"),
     Case("exec-after-exit", "detached $BUSYBOX $ID true; stopped; tell ctr task exec --exec-id a $ID true; gone", says=("-> 1",), complains=("stopped|not running|not found",)),
@@ -59,7 +63,7 @@ CASES = (
         says=("^0\n0 ended with 0\n1\n1 ended with 1\n", "9\n9 ended with 9$"),
         complains=("",),
     ),
-    Case("task-ps", f"{BEGIN}; aside a {GO}; ctr task ps $ID | tail -n +2 | wc -l; {END}; joined a", stdout="2\na ended with 137"),
+    Case("task-ps", f"{STAYS}; aside a {GO}; ctr task ps $ID | tail -n +2 | wc -l; {KILLED}", stdout="2\na ended with 137"),
 )
 
 

@@ -63,7 +63,7 @@ CASES = (
     Case(
         "status-of-stopped-task",
         "listen; detached $BUSYBOX $ID sh -c 'exit 42'; stopped; tell ctr task rm $ID; ctr container rm $ID; heard; grep -F \"$ID\" $W/events | grep -o '\"exit_status\":[0-9]*'",
-        says=('"exit_status":42',),
+        says=(' /tasks/delete \n"exit_status":42\n"exit_status":42',),
     ),
     Case(
         "pause-and-resume",

@@ -6,6 +6,7 @@
 
 mod bootstrap;
 mod cli;
+mod clients;
 mod delete;
 mod error_codes;
 mod events;

@@ -25,12 +25,12 @@ use crate::own_cgroup::{self, OwnCgroup};
 use crate::sandbox_service::SandboxService;
 use crate::supervisor::Supervisor;
 use crate::task_service::TaskService;
-use crate::{log, orphans};
+use crate::{clients, log, orphans};
 
 /// How long containerd may take to accept the last events.
 const LAST_EVENTS: Duration = Duration::from_secs(2);
 
-/// How long open connections may take to close.
+/// How long clients may take to read their last answers and go, and then how long their connections may take to close.
 const LAST_CALLS: Duration = Duration::from_secs(1);
 
 /// Serves until the pod is gone. What goes wrong before it is ready goes to stderr, which `start` reads.
@@ -82,7 +82,8 @@ async fn run(launch: Launch, listener: UnixListener) -> Result<()> {
     phase::over_at("shim-start", &launch.pod_id, launch.started_us);
     let supervisor = Arc::new(Supervisor::new(launch, queue.clone()));
 
-    let mut server = serve_on(listener, &supervisor)?;
+    let (listener, clients) = clients::accept(listener).context("cannot use the inherited socket")?;
+    let mut server = serve_on(listener, &supervisor);
     server.start().await.context("cannot serve")?;
     phase::over("shim-serving", &supervisor.launch().pod_id);
     tracing::debug!(pid = std::process::id(), version = env!("CARGO_PKG_VERSION"), "serving");
@@ -94,6 +95,7 @@ async fn run(launch: Launch, listener: UnixListener) -> Result<()> {
     if let Some(path) = socket.strip_prefix("unix://") {
         bootstrap::remove_socket(path.as_ref());
     }
+    let _ = tokio::time::timeout(LAST_CALLS, clients.gone()).await;
     let _ = tokio::time::timeout(LAST_CALLS, server.shutdown()).await;
     queue.flush(LAST_EVENTS).await;
     if let Ok(Some(cgroup)) = cgroup.await {
@@ -102,17 +104,17 @@ async fn run(launch: Launch, listener: UnixListener) -> Result<()> {
     Ok(())
 }
 
-fn serve_on(listener: UnixListener, supervisor: &Arc<Supervisor>) -> Result<Server> {
+fn serve_on(listener: Listener, supervisor: &Arc<Supervisor>) -> Server {
     let tasks = Arc::new(TaskService::new(supervisor.clone()));
     // Both versions have the same calls and messages; only the package's name differs.
     let version_2 = create_task(tasks.clone())
         .into_values()
         .map(|service| ("containerd.task.v2.Task".to_owned(), service));
-    Ok(Server::new()
-        .add_listener(Listener::try_from(listener).context("cannot use the inherited socket")?)
+    Server::new()
+        .add_listener(listener)
         .register_service(create_task(tasks))
         .register_service(version_2.collect())
-        .register_service(create_sandbox(Arc::new(SandboxService::new(supervisor.clone())))))
+        .register_service(create_sandbox(Arc::new(SandboxService::new(supervisor.clone()))))
 }
 
 /// Moves in the background; the result is needed only at the end.

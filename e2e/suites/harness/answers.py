@@ -150,6 +150,8 @@ class Answers:
 
     # The emulated host has one CPU: more at a time end no sooner.
     WORKERS = 1
+    # runc's shim now and then ends before its last event has left: an answer that the case does not expect is asked again.
+    RUNC_ATTEMPTS = 3
 
     def __init__(self, fresh=False, records=RECORDS):
         self.fresh = fresh
@@ -181,7 +183,7 @@ class Answers:
         if answer is None and path.exists() and not self.fresh:
             answer = shell.Answer(**json.loads(path.read_text(encoding="utf-8")))
         elif answer is None:
-            answer = self.of_runc[case.name] = run_script(case, RUNC)[0]
+            answer = self._run_runc(case)
         wrong = complaints(case, answer)
         if wrong:
             fail(f"runc does not answer as the case says: {'; '.join(wrong)}\n{_show('runc', answer)}")
@@ -199,13 +201,20 @@ class Answers:
             self.of_bulkhead[key] = run_case(case, runtime)
         return self.of_bulkhead[key]
 
+    def _run_runc(self, case):
+        for _ in range(self.RUNC_ATTEMPTS):
+            answer = self.of_runc[case.name] = run_script(case, RUNC)[0]
+            if not complaints(case, answer):
+                break
+        return answer
+
     def _path(self, case):
         return self.folder / f"{case.name}-{case.key()}.json"
 
     def _run_in_crowd(self, job):
         case, runtime = job
         if runtime is RUNC:
-            self.of_runc[case.name] = run_script(case, RUNC)[0]
+            self._run_runc(case)
         else:
             self.of_bulkhead[(case.name, runtime["HANDLER"])] = run_case(case, runtime, crowd=True)
         print(".", end="", flush=True)

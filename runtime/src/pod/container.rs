@@ -288,7 +288,10 @@ impl Pod {
             // Its container was deleted meanwhile, and with it whatever the guest had started in it.
             Ok(_) if !self.has(container) => {
                 self.numbers().give_back(number);
-                Err(Error::not_found(format!("{}: its container was deleted", process.name())))
+                Err(Error::not_found(format!(
+                    "{}: its container was deleted",
+                    process.name()
+                )))
             }
             Ok((guest_pid, streams, size)) => {
                 process.set_pids(number, guest_pid);
