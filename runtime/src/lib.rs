@@ -16,6 +16,7 @@ pub mod state;
 mod agent_client;
 mod cgroup;
 mod clock;
+mod identity;
 mod pidfd;
 mod rootfs;
 mod spec;

@@ -11,13 +11,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{ContainerId, validate_namespace};
 use crate::pidfd::{PidFd, start_time_of};
 use crate::pod::Undo;
 use crate::rootfs::detach;
+use crate::{cgroup, identity};
 
 const RECORD: &str = "pod.json";
 const RECORD_NEW: &str = "pod.json.new";
@@ -45,6 +45,9 @@ pub struct PodRecord {
     pub vcpus: u8,
     /// Guest memory, MiB.
     pub memory_mib: u32,
+    /// First of the pod's own ids on the host; `None`: it runs with the host's ids.
+    #[serde(default)]
+    pub host_ids: Option<u32>,
     /// Seconds since the epoch.
     pub created: u64,
 }
@@ -199,6 +202,9 @@ pub fn cleanup(config: &Config, namespace: &str, id: &ContainerId) -> Result<()>
             }
             if let Some(cgroup) = &record.cgroup {
                 removed = cgroup::remove(cgroup);
+            }
+            if let Some(base) = record.host_ids {
+                removed = removed.and(identity::release(&config.state_dir, base));
             }
         }
         // Killed between making the folder and writing the record: there is no vmm yet.

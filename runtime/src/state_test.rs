@@ -38,6 +38,7 @@ fn record(vmm: Option<ProcessRecord>) -> PodRecord {
         cgroup: None,
         vcpus: 1,
         memory_mib: 128,
+        host_ids: None,
         created: 1,
     }
 }

@@ -3,7 +3,7 @@
 //! It comes from the kubelet through containerd: not trusted further than its types. What would give up the microVM's boundary
 //! (the host's network, pid or IPC namespace) is refused.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 
 use bulkhead_runtime::error::{Error, ErrorKind, Result};
@@ -55,6 +55,7 @@ impl Sandbox {
             hostname,
             network_namespace: (!request.netns_path.is_empty()).then(|| PathBuf::from(request.netns_path)),
             oom_score_adj: None,
+            ids: ids(&linux),
             annotations,
         };
         Ok(Sandbox {
@@ -107,6 +108,15 @@ fn cgroup_path(parent: &str, id: &ContainerId) -> String {
     } else {
         format!("{}/{id}", parent.trim_end_matches('/'))
     }
+}
+
+/// User and groups of the pod's securityContext, fsGroup included.
+fn ids(linux: &LinuxPodSandboxConfig) -> BTreeSet<u32> {
+    let context = linux.security_context.get_or_default();
+    let single = [&context.run_as_user, &context.run_as_group];
+    let single = single.into_iter().filter_map(|id| id.as_ref()).map(|id| id.value);
+    let all = single.chain(context.supplemental_groups.iter().copied());
+    all.filter_map(|id| u32::try_from(id).ok()).collect()
 }
 
 /// The kubelet's sums over the pod's containers, with the RuntimeClass's overhead.

@@ -110,6 +110,8 @@ pub enum BootFd {
     NetworkNamespace,
     /// A block device or image file; see `VmSpec::disks`.
     Disk,
+    /// The lock on the host ids of `JailSpec`: stays open for as long as the process lives. Absent: they are not its own.
+    IdsLock,
     /// Where guest console output goes (append-only file); absent: only the ring of last lines is kept.
     ConsoleLog,
 }

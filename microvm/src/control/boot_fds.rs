@@ -48,6 +48,8 @@ pub struct BootFds {
     pub network: Option<OwnedFd>,
     /// In the order of `VmSpec::disks`.
     pub disks: Vec<File>,
+    /// Kept open.
+    pub ids_lock: Option<OwnedFd>,
     /// Console output.
     pub console_log: Option<File>,
 }
@@ -61,8 +63,8 @@ impl BootFds {
                 brought: fds.len(),
             });
         }
-        let (mut kvm, mut kernel, mut agent_image, mut share, mut network, mut console_log) =
-            (None, None, None, None, None, None);
+        let (mut kvm, mut kernel, mut agent_image, mut share) = (None, None, None, None);
+        let (mut network, mut ids_lock, mut console_log) = (None, None, None);
         let mut disks = Vec::new();
         for (kind, fd) in spec.fds.iter().zip(fds) {
             let slot = match kind {
@@ -75,6 +77,7 @@ impl BootFds {
                 BootFd::AgentImage => &mut agent_image,
                 BootFd::Share => &mut share,
                 BootFd::NetworkNamespace => &mut network,
+                BootFd::IdsLock => &mut ids_lock,
                 BootFd::ConsoleLog => &mut console_log,
             };
             if slot.replace(fd).is_some() {
@@ -94,6 +97,7 @@ impl BootFds {
             share: share.ok_or(BootFdsError::Missing("a share"))?,
             network,
             disks,
+            ids_lock,
             console_log: console_log.map(File::from),
         })
     }

@@ -98,6 +98,7 @@ fn boot(channel: &Channel) -> Result<Running, SessionError> {
         agent_image,
         network,
         disks,
+        ids_lock,
         console_log,
     } = BootFds::sort(&spec, fds)?;
     reserve_descriptors().map_err(SessionError::Descriptors)?;
@@ -111,7 +112,10 @@ fn boot(channel: &Channel) -> Result<Running, SessionError> {
         console_log,
         descriptors: entered.descriptors,
     };
-    start(channel, &spec, parts)
+    let running = start(channel, &spec, parts)?;
+    // Open until the process has ended, whatever of it ends before.
+    std::mem::forget(ids_lock);
+    Ok(running)
 }
 
 fn start(channel: &Channel, spec: &VmSpec, parts: Parts) -> Result<Running, SessionError> {

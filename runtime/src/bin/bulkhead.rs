@@ -93,12 +93,13 @@ fn print_pods(out: &mut impl Write, pods: &[PodRecord], json: bool) -> anyhow::R
     }
     writeln!(
         out,
-        "{:<12} {:<40} {:>8} {:>8} {:>5} {:>10}",
-        "NAMESPACE", "POD", "VMM", "SHIM", "VCPUS", "MEMORY"
+        "{:<12} {:<40} {:>8} {:>8} {:>5} {:>10} {:>10}",
+        "NAMESPACE", "POD", "VMM", "SHIM", "VCPUS", "MEMORY", "HOST-IDS"
     )?;
     for pod in pods {
         let vmm = pod.vmm.map_or_else(String::new, |vmm| vmm.pid.to_string());
         let memory = format!("{} MiB", pod.memory_mib);
+        let ids = pod.host_ids.map_or_else(|| "all".to_owned(), |first| first.to_string());
         let PodRecord {
             namespace,
             id,
@@ -108,7 +109,7 @@ fn print_pods(out: &mut impl Write, pods: &[PodRecord], json: bool) -> anyhow::R
         } = pod;
         writeln!(
             out,
-            "{namespace:<12} {id:<40} {vmm:>8} {shim_pid:>8} {vcpus:>5} {memory:>10}"
+            "{namespace:<12} {id:<40} {vmm:>8} {shim_pid:>8} {vcpus:>5} {memory:>10} {ids:>10}"
         )?;
     }
     Ok(())

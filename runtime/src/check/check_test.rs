@@ -115,7 +115,9 @@ fn what_pods_can_do_without_is_a_warning() {
     host.remove("dev/vhost-net");
     host.expect("vhost-net", Verdict::Warn, "modprobe vhost_net");
     host.write("proc/sys/kernel/osrelease", b"5.15.0-generic\n");
-    host.expect("idmap", Verdict::Warn, "5.19");
+    host.expect("idmap", Verdict::Warn, "Linux 6.3");
+    host.write("proc/sys/kernel/osrelease", b"5.10.0-22-amd64\n");
+    host.expect("idmap", Verdict::Fail, "5.12");
     host.write("proc/sys/user/max_user_namespaces", b"10\n");
     host.expect("userns", Verdict::Warn, "at most 10");
     host.remove("sys/fs/cgroup/cgroup.controllers");

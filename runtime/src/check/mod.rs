@@ -214,19 +214,26 @@ impl Host {
         let release = self.text("proc/sys/kernel/osrelease");
         let release = release.trim();
         match version(release) {
-            Some(version) if version >= (5, 19) => ok(
+            Some(version) if version >= (6, 3) => ok("idmap", &format!("idmapped mounts (Linux {release})")),
+            Some(version) if version >= (5, 19) => warn(
                 "idmap",
-                &format!("idmapped mounts, also for overlayfs (Linux {release})"),
+                &format!("Linux {release} has no idmapped mounts for files on a tmpfs"),
+                "Kubernetes pods then share the host's user ids; Linux 6.3 or newer keeps them apart",
             ),
-            Some(_) => warn(
+            Some(version) if version >= (5, 12) => warn(
                 "idmap",
                 &format!("Linux {release} has no idmapped mounts for overlayfs"),
-                "pods then share the host's user ids; Linux 5.19 or newer keeps them apart",
+                "pods then share the host's user ids; Linux 6.3 or newer keeps them apart",
+            ),
+            Some(_) => fail(
+                "idmap",
+                &format!("Linux {release} has no mount_setattr"),
+                "use Linux 5.12 or newer, better 6.3",
             ),
             None => warn(
                 "idmap",
                 &format!("kernel version {release:?} is not understood"),
-                "Linux 5.19 or newer is wanted",
+                "Linux 6.3 or newer is wanted",
             ),
         }
     }

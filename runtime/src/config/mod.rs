@@ -44,8 +44,22 @@ pub struct Config {
     pub verbose_console: bool,
     /// Appended to the guest kernel's command line. Default: empty.
     pub kernel_parameters: String,
+    /// Whether a pod gets host ids of its own: "auto" (unless its files cannot be mapped), "always" or "never". Default: "auto".
+    pub id_mapping: IdMapping,
     /// What reaches the log: "error", "warn", "info", "debug" or "trace". Default: "info".
     pub log_level: LogLevel,
+}
+
+/// Which host ids a pod's monitor and files have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IdMapping {
+    /// A range of the pod's own, or the host's where its files cannot be mapped.
+    Auto,
+    /// A range of the pod's own; pods whose files cannot be mapped are refused.
+    Always,
+    /// The host's.
+    Never,
 }
 
 /// Least severe message that is logged.
@@ -93,6 +107,7 @@ impl Default for Config {
             boot_timeout_s: 60,
             verbose_console: false,
             kernel_parameters: String::new(),
+            id_mapping: IdMapping::Auto,
             log_level: LogLevel::Info,
         }
     }

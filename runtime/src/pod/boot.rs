@@ -21,6 +21,7 @@ use crate::agent_client::Agent;
 use crate::clock;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result, blocking};
+use crate::identity::Identity;
 use crate::phase;
 use crate::vmm_client::Vmm;
 
@@ -68,6 +69,7 @@ pub(super) async fn boot(
 pub(super) struct Parts {
     pub(super) spec: PodSpec,
     pub(super) share: std::path::PathBuf,
+    pub(super) identity: Arc<Identity>,
 }
 
 async fn launch(
@@ -77,16 +79,16 @@ async fn launch(
     undo: &mut Undo,
 ) -> Result<(Vmm, Agent, Option<Prepared>, Parts)> {
     let (ground, early) = {
-        let (spec, config) = (spec.clone(), config.clone());
+        let (spec, first, config) = (spec.clone(), first.clone(), config.clone());
         let work = move || {
             let mut undo = Undo::default();
-            let ground = Ground::prepare(&spec, &config, &mut undo)?;
+            let ground = Ground::prepare(&spec, first.as_ref(), &config, &mut undo)?;
             Ok((ground, undo))
         };
         blocking("preparing the pod", work).await?
     };
     undo.append(early);
-    let share = ground.share();
+    let (share, identity) = (ground.share(), ground.identity());
     let deadline = Instant::now() + config.boot_timeout();
     let machine = async {
         let machine = ground.start(&spec, config, undo).await?;
@@ -102,7 +104,7 @@ async fn launch(
     let container = async {
         match first {
             Some(first) => {
-                let prepared = Prepared::on_host(first, share.clone()).await?;
+                let prepared = Prepared::on_host(first, share.clone(), identity.clone()).await?;
                 phase::over("mounts", &spec.id);
                 Ok(Some(prepared))
             }
@@ -111,7 +113,10 @@ async fn launch(
     };
     // Neither is given up when the other fails: both clean up after themselves.
     match tokio::join!(machine, container) {
-        (Ok((machine, agent)), Ok(prepared)) => Ok((machine, agent, prepared, Parts { spec, share })),
+        (Ok((machine, agent)), Ok(prepared)) => {
+            let parts = Parts { spec, share, identity };
+            Ok((machine, agent, prepared, parts))
+        }
         (Ok((machine, _)), Err(error)) => {
             bury(&machine).await;
             Err(error)
@@ -190,6 +195,7 @@ pub(super) fn assemble(vmm: Vmm, agent: Agent, undo: Undo, parts: Parts) -> Boot
         id: parts.spec.id,
         cgroup: parts.spec.cgroup_path,
         share: parts.share,
+        identity: parts.identity,
         vmm,
         agent,
         containers: Mutex::new(BTreeMap::new()),

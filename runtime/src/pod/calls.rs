@@ -19,6 +19,7 @@ use super::undo::Undo;
 use crate::agent_client::Agent;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
+use crate::identity::Identity;
 use crate::ids::{ContainerId, validate_exec_id};
 use crate::vmm_client::Vmm;
 use crate::{cgroup, spec};
@@ -40,6 +41,7 @@ pub struct Pod {
     pub(super) id: ContainerId,
     pub(super) cgroup: Option<String>,
     pub(super) share: PathBuf,
+    pub(super) identity: Arc<Identity>,
     pub(super) vmm: Vmm,
     pub(super) agent: Agent,
     /// `None`: the id is taken by a creation that is under way.
@@ -84,7 +86,9 @@ impl Pod {
     /// Creates a container with its init process; gives its pid: the vmm's for the first, a host-unique number for others.
     pub async fn create_container(&self, spec: ContainerSpec) -> Result<u32> {
         self.check_alive()?;
-        let prepared = self.unless_ended(Prepared::on_host(spec, self.share.clone())).await?;
+        let prepared = self
+            .unless_ended(Prepared::on_host(spec, self.share.clone(), self.identity.clone()))
+            .await?;
         self.create_prepared(prepared).await
     }
 

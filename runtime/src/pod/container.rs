@@ -17,6 +17,7 @@ use super::types::{ContainerSpec, PodEvent, StdioPaths};
 use super::undo::Undo;
 use crate::agent_client::{ProcessIo, StreamIds};
 use crate::error::{Error, ErrorKind, Result, blocking};
+use crate::identity::Identity;
 use crate::ids::ContainerId;
 use crate::spec::{self, CRI_CONTAINER_TYPE, PidOwner, text};
 use crate::stdio::{Endpoints, GuestEnds, Streams, assign_ids, write_header};
@@ -44,10 +45,10 @@ pub(super) struct Prepared {
 
 impl Prepared {
     /// Mounts root filesystem and volumes. On failure nothing is left.
-    pub(super) async fn on_host(container: ContainerSpec, share: PathBuf) -> Result<Prepared> {
+    pub(super) async fn on_host(container: ContainerSpec, share: PathBuf, identity: Arc<Identity>) -> Result<Prepared> {
         let work = move || {
             let mut undo = Undo::default();
-            match mount(&container, &share, &mut undo) {
+            match mount(&container, &share, &identity, &mut undo) {
                 Ok(spec) => {
                     let ContainerSpec { id, bundle, stdio, .. } = container;
                     Ok(Prepared {
@@ -73,8 +74,11 @@ impl Prepared {
     }
 }
 
-fn mount(container: &ContainerSpec, share: &std::path::Path, undo: &mut Undo) -> Result<Value> {
+fn mount(container: &ContainerSpec, share: &std::path::Path, identity: &Identity, undo: &mut Undo) -> Result<Value> {
     let mut spec = spec::load(&container.bundle)?;
+    identity
+        .check(&spec)
+        .map_err(|e| e.context(format!("container {}", container.id)))?;
     let folders = rootfs::make_folders(share, &container.id, undo)?;
     let root_path = text(&spec, "/root/path").map(str::to_owned);
     rootfs::prepare(
@@ -82,9 +86,17 @@ fn mount(container: &ContainerSpec, share: &std::path::Path, undo: &mut Undo) ->
         &container.bundle,
         root_path.as_deref(),
         &folders.rootfs,
+        identity.map(),
         undo,
     )?;
-    volumes::prepare(&mut spec, &container.id, &container.bundle, &folders.mounts, undo)?;
+    volumes::prepare(
+        &mut spec,
+        &container.id,
+        &container.bundle,
+        &folders.mounts,
+        identity.map(),
+        undo,
+    )?;
     Ok(spec)
 }
 

@@ -4,42 +4,44 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use bulkhead_vmm_control::{BootFd, IdExtent, JailSpec, VmSpec};
+use bulkhead_vmm_control::{BootFd, JailSpec, VmSpec};
 use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, unshare};
 
 use super::sizing::Size;
-use super::types::PodSpec;
+use super::types::{ContainerSpec, PodSpec};
 use super::undo::Undo;
 use crate::cgroup::{self, Limits};
 use crate::check::image;
 use crate::config::Config;
 use crate::error::{Error, Result, blocking};
+use crate::identity::Identity;
 use crate::phase;
 use crate::rootfs;
 use crate::state::{PodFolder, PodRecord, ProcessRecord, now};
 use crate::vmm_client::{Spawned, Vmm};
 
-/// Identity: the vmm keeps its ids, in a user namespace of its own.
-const ALL_IDS: IdExtent = IdExtent {
-    inside: 0,
-    outside: 0,
-    count: u32::MAX,
-};
-
-/// What is there before the vmm is: folder, share, cgroup's name on record.
+/// What is there before the vmm is: folder, share, ids of the host, cgroup's name on record.
 pub(super) struct Ground {
     folder: PodFolder,
     record: PodRecord,
     size: Size,
+    identity: Arc<Identity>,
 }
 
 impl Ground {
     /// Makes it. Blocks.
-    pub(super) fn prepare(spec: &PodSpec, config: &Config, undo: &mut Undo) -> Result<Ground> {
+    pub(super) fn prepare(
+        spec: &PodSpec,
+        first: Option<&ContainerSpec>,
+        config: &Config,
+        undo: &mut Undo,
+    ) -> Result<Ground> {
         let size = Size::of(spec, config)?;
         let folder = PodFolder::create(config, &spec.namespace, &spec.id, undo)?;
+        let identity = Identity::take(spec, first, config, undo)?;
         let record = PodRecord {
             namespace: spec.namespace.clone(),
             id: spec.id.to_string(),
@@ -48,11 +50,21 @@ impl Ground {
             cgroup: spec.cgroup_path.clone(),
             vcpus: size.vcpus,
             memory_mib: size.memory_mib,
+            host_ids: identity.base(),
             created: now(),
         };
         folder.write_record(&record)?;
         rootfs::make_share(&folder.share(), undo)?;
-        Ok(Ground { folder, record, size })
+        Ok(Ground {
+            folder,
+            record,
+            size,
+            identity: Arc::new(identity),
+        })
+    }
+
+    pub(super) fn identity(&self) -> Arc<Identity> {
+        self.identity.clone()
     }
 
     pub(super) fn share(&self) -> PathBuf {
@@ -65,11 +77,13 @@ impl Ground {
             folder,
             mut record,
             size,
+            identity,
         } = self;
         let (fds, kinds) = {
             let (folder, config, netns) = (folder.clone(), config.clone(), spec.network_namespace.clone());
+            let identity = identity.clone();
             blocking("opening the machine's files", move || {
-                open_fds(&folder, &config, netns.as_deref())
+                open_fds(&folder, &config, netns.as_deref(), &identity)
             })
             .await?
         };
@@ -91,8 +105,8 @@ impl Ground {
             extra_cmdline: config.kernel_parameters.clone(),
             verbose_console: config.verbose_console,
             jail: JailSpec {
-                uid_map: vec![ALL_IDS],
-                gid_map: vec![ALL_IDS],
+                uid_map: identity.extents(),
+                gid_map: identity.extents(),
             },
             fds: kinds,
             disks: Vec::new(),
@@ -112,7 +126,12 @@ impl Ground {
 }
 
 /// Every file of the host that the vmm gets, in the order of their names. Blocks.
-fn open_fds(folder: &PodFolder, config: &Config, netns: Option<&Path>) -> Result<(Vec<OwnedFd>, Vec<BootFd>)> {
+fn open_fds(
+    folder: &PodFolder,
+    config: &Config,
+    netns: Option<&Path>,
+    identity: &Identity,
+) -> Result<(Vec<OwnedFd>, Vec<BootFd>)> {
     let mut fds: Vec<(BootFd, OwnedFd)> = Vec::new();
     let kvm = Path::new("/dev/kvm");
     let kvm = File::options().read(true).write(true).open(kvm).map_err(|e| {
@@ -130,6 +149,12 @@ fn open_fds(folder: &PodFolder, config: &Config, netns: Option<&Path>) -> Result
         .map_err(|e| Error::io("cannot open the pod's share", &share, e))?;
     fds.push((BootFd::Share, share.into()));
     fds.push((BootFd::NetworkNamespace, network_namespace(netns)?));
+    if let Some(lock) = identity.lock() {
+        let lock = lock
+            .try_clone_to_owned()
+            .map_err(|e| Error::internal("cannot share the lock of the pod's host ids").caused_by(e))?;
+        fds.push((BootFd::IdsLock, lock));
+    }
     if config.verbose_console {
         let path = folder.console_log();
         let log = File::options().append(true).create(true).mode(0o600).open(&path);

@@ -1,6 +1,6 @@
 //! A pod whose machine is a `sleep` and whose agent is this test.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -54,11 +54,13 @@ impl Fake {
             cgroup_path: None,
             resources: PodResources::default(),
             oom_score_adj: None,
+            ids: BTreeSet::new(),
             annotations: HashMap::new(),
         };
         let parts = Parts {
             spec,
             share: "/nonexistent".into(),
+            identity: Arc::new(Identity::HOST),
         };
         let (pod, events) = assemble(vmm, agent, Undo::default(), parts);
         Fake {

@@ -15,6 +15,7 @@ fn pod(resources: PodResources, annotations: &[(&str, &str)]) -> PodSpec {
         cgroup_path: None,
         resources,
         oom_score_adj: None,
+        ids: Default::default(),
         annotations: annotations
             .iter()
             .map(|(k, v)| (k.to_string(), v.to_string()))

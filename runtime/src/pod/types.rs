@@ -1,6 +1,6 @@
 //! What callers hand in and get back.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -23,6 +23,8 @@ pub struct PodSpec {
     pub resources: PodResources,
     /// The spec's `process.oomScoreAdj` of the pod's workload; a sandbox's own is not one.
     pub oom_score_adj: Option<i32>,
+    /// User and group ids that its processes have; those above 65535 need a place of their own among the pod's host ids.
+    pub ids: BTreeSet<u32>,
     /// Annotations, of which some set options of the pod (see the config reference).
     pub annotations: HashMap<String, String>,
 }

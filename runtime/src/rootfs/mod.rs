@@ -6,16 +6,30 @@
 
 mod mount;
 mod options;
+mod overlay;
+mod tree;
 
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount as mount_fs};
 
-pub(crate) use mount::{Propagation, bind, detach};
+pub(crate) use mount::{bind, detach, try_map_bind};
+pub(crate) use tree::{Access, Manner, Propagation};
 
 use crate::error::{Error, Result};
 use crate::ids::ContainerId;
 use crate::pod::{RootfsMount, Undo};
+
+/// The owners of files as a pod sees them, by a user namespace (mount_setattr(2), MOUNT_ATTR_IDMAP).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Map<'a> {
+    /// Its map is the mounts'.
+    pub(crate) namespace: BorrowedFd<'a>,
+    /// The host's id of the pod's root.
+    pub(crate) root: u32,
+}
 
 /// Most mount points (two inodes each) that a pod can have at a time.
 const SHARE_OPTIONS: &str = "mode=0755,size=1m,nr_inodes=16384";
@@ -53,14 +67,17 @@ pub(crate) fn make_folders(share: &Path, id: &ContainerId, undo: &mut Undo) -> R
     Ok(folders)
 }
 
-/// A new folder, removed (only when empty) on the way back.
+/// A new folder, removed (only when empty) on the way back. The monitor, which does not own it, can pass through it.
 pub(crate) fn make_folder(path: &Path, undo: &mut Undo) -> Result<()> {
-    std::fs::create_dir(path).map_err(|e| Error::io("cannot create the folder", path, e))?;
+    let failed = |e| Error::io("cannot create the folder", path, e);
+    std::fs::create_dir(path).map_err(failed)?;
+    // Whatever our own umask is.
+    let passable = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).map_err(failed);
     let at = path.to_owned();
     undo.push(format!("folder {}", path.display()), move || {
         std::fs::remove_dir(&at).map_err(|e| Error::io("cannot remove the folder", &at, e))
     });
-    Ok(())
+    passable
 }
 
 /// Mounts a container's root filesystem at `target`: containerd's mounts, or the bundle's `root.path` when there are none.
@@ -69,6 +86,7 @@ pub(crate) fn prepare(
     bundle: &Path,
     root_path: Option<&str>,
     target: &Path,
+    map: Option<Map<'_>>,
     undo: &mut Undo,
 ) -> Result<()> {
     if mounts.is_empty() {
@@ -87,10 +105,10 @@ pub(crate) fn prepare(
                 source.display()
             )));
         }
-        return bind(&source, target, true, false, Propagation::Private, undo);
+        return bind(&source, target, &ready_root(map), undo);
     }
     for entry in mounts {
-        mount::mount_entry(entry, target, undo).map_err(|e| {
+        mount::mount_entry(entry, target, map, undo).map_err(|e| {
             e.context(format!(
                 "cannot mount the root filesystem ({} {:?})",
                 entry.fstype, entry.source
@@ -98,6 +116,24 @@ pub(crate) fn prepare(
         })?;
     }
     Ok(())
+}
+
+/// Fails with what of a root filesystem cannot be mapped. What else is wrong with it is not looked at.
+pub(crate) fn try_map(mounts: &[RootfsMount], bundle: &Path, root_path: Option<&str>, map: Map<'_>) -> Result<()> {
+    match root_path {
+        Some(root) if mounts.is_empty() => try_map_bind(&bundle.join(root), &ready_root(Some(map))),
+        _ => mounts.iter().try_for_each(|entry| mount::try_map_entry(entry, map)),
+    }
+}
+
+/// A root filesystem that lies ready comes with what is mounted in it.
+fn ready_root(map: Option<Map<'_>>) -> Manner<'_> {
+    Manner {
+        recursive: true,
+        access: Access::Write,
+        propagation: Propagation::Private,
+        map,
+    }
 }
 
 #[cfg(test)]

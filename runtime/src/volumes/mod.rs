@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::ids::ContainerId;
 use crate::pod::Undo;
-use crate::rootfs::{Propagation, bind};
+use crate::rootfs::{Access, Manner, Map, Propagation, bind, try_map_bind};
 use crate::spec::{CRI_CONTAINER_TYPE, text};
 
 /// Most volumes of a container.
@@ -22,10 +22,15 @@ const MAX_VOLUMES: usize = 4096;
 const GUEST_SHM: &str = "/dev/shm";
 
 /// Binds the volumes of `spec` below `folder` and replaces their sources.
-pub(crate) fn prepare(spec: &mut Value, id: &ContainerId, bundle: &Path, folder: &Path, undo: &mut Undo) -> Result<()> {
-    let in_kubernetes = spec
-        .get("annotations")
-        .is_some_and(|a| a.get(CRI_CONTAINER_TYPE).is_some());
+pub(crate) fn prepare(
+    spec: &mut Value,
+    id: &ContainerId,
+    bundle: &Path,
+    folder: &Path,
+    map: Option<Map<'_>>,
+    undo: &mut Undo,
+) -> Result<()> {
+    let in_kubernetes = in_kubernetes(spec);
     let Some(mounts) = spec.get_mut("mounts").and_then(Value::as_array_mut) else {
         return Ok(());
     };
@@ -42,7 +47,7 @@ pub(crate) fn prepare(spec: &mut Value, id: &ContainerId, bundle: &Path, folder:
         let source = if in_kubernetes && volume.destination == GUEST_SHM {
             GUEST_SHM.to_owned()
         } else {
-            volume.attach(&folder.join(number.to_string()), undo)?;
+            volume.attach(&folder.join(number.to_string()), map, undo)?;
             format!("{SHARE_MOUNT}/{id}/mounts/{number}")
         };
         if let Some(mount) = mount.as_object_mut() {
@@ -52,13 +57,29 @@ pub(crate) fn prepare(spec: &mut Value, id: &ContainerId, bundle: &Path, folder:
     Ok(())
 }
 
+/// Fails with the first volume of a spec that cannot be mapped. What else is wrong with them is not looked at.
+pub(crate) fn try_map(spec: &Value, bundle: &Path, map: Map<'_>) -> Result<()> {
+    let in_kubernetes = in_kubernetes(spec);
+    let mounts = spec.get("mounts").and_then(Value::as_array).into_iter().flatten();
+    let volumes = mounts.filter_map(|mount| Volume::of(mount, bundle));
+    volumes
+        .filter(|volume| !(in_kubernetes && volume.destination == GUEST_SHM))
+        .take(MAX_VOLUMES)
+        .try_for_each(|volume| try_map_bind(&volume.source, &volume.manner(Some(map))))
+}
+
+fn in_kubernetes(spec: &Value) -> bool {
+    spec.get("annotations")
+        .is_some_and(|a| a.get(CRI_CONTAINER_TYPE).is_some())
+}
+
 /// One bind mount of a spec.
 #[derive(Debug, PartialEq, Eq)]
 struct Volume {
     source: PathBuf,
     destination: String,
     recursive: bool,
-    read_only: bool,
+    access: Access,
     propagation: Propagation,
 }
 
@@ -76,7 +97,11 @@ impl Volume {
             source: bundle.join(text(mount, "/source").unwrap_or_default()),
             destination: text(mount, "/destination").unwrap_or_default().to_owned(),
             recursive,
-            read_only: has("ro") || has("rro"),
+            access: match (has("rro"), has("ro")) {
+                (true, _) => Access::ReadAll,
+                (false, true) => Access::Read,
+                (false, false) => Access::Write,
+            },
             propagation: if receives {
                 Propagation::Slave
             } else {
@@ -86,7 +111,7 @@ impl Volume {
     }
 
     /// Makes a mount point of the same sort (folder or file) at `target` and binds the source there.
-    fn attach(&self, target: &Path, undo: &mut Undo) -> Result<()> {
+    fn attach(&self, target: &Path, map: Option<Map<'_>>, undo: &mut Undo) -> Result<()> {
         let failed = |e: Error| {
             e.context(format!(
                 "error mounting {:?} to rootfs at {:?}",
@@ -105,15 +130,16 @@ impl Volume {
                 std::fs::remove_file(&at).map_err(|e| Error::io("cannot remove the mount point", &at, e))
             });
         }
-        bind(
-            &self.source,
-            target,
-            self.recursive,
-            self.read_only,
-            self.propagation,
-            undo,
-        )
-        .map_err(failed)
+        bind(&self.source, target, &self.manner(map), undo).map_err(failed)
+    }
+
+    fn manner<'a>(&self, map: Option<Map<'a>>) -> Manner<'a> {
+        Manner {
+            recursive: self.recursive,
+            access: self.access,
+            propagation: self.propagation,
+            map,
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::{Volume, prepare};
 use crate::ids::ContainerId;
 use crate::pod::Undo;
-use crate::rootfs::Propagation;
+use crate::rootfs::{Access, Propagation};
 
 #[test]
 fn only_binds_are_volumes() {
@@ -22,7 +22,7 @@ fn only_binds_are_volumes() {
         source: PathBuf::from("/bundle/data"),
         destination: "/d".into(),
         recursive: true,
-        read_only: true,
+        access: Access::Read,
         propagation: Propagation::Slave,
     };
     assert_eq!(volume, Some(expected));
@@ -37,9 +37,16 @@ fn only_binds_are_volumes() {
 fn a_missing_source_reads_as_with_runc() {
     let mut spec = json!({ "mounts": [{ "type": "bind", "source": "/nonexistent/x", "destination": "/data" }] });
     let id = ContainerId::try_from("c").unwrap();
-    let error = prepare(&mut spec, &id, Path::new("/b"), Path::new("/f"), &mut Undo::default())
-        .unwrap_err()
-        .to_string();
+    let error = prepare(
+        &mut spec,
+        &id,
+        Path::new("/b"),
+        Path::new("/f"),
+        None,
+        &mut Undo::default(),
+    )
+    .unwrap_err()
+    .to_string();
     assert!(
         error.contains(r#"error mounting "/nonexistent/x" to rootfs at "/data""#),
         "{error}"
@@ -54,6 +61,14 @@ fn shared_memory_of_a_kubernetes_pod_is_the_guests() {
         "mounts": [{ "type": "bind", "source": "/run/sandbox/shm", "destination": "/dev/shm", "options": ["rbind"] }],
     });
     let id = ContainerId::try_from("c").unwrap();
-    prepare(&mut spec, &id, Path::new("/b"), Path::new("/f"), &mut Undo::default()).unwrap();
+    prepare(
+        &mut spec,
+        &id,
+        Path::new("/b"),
+        Path::new("/f"),
+        None,
+        &mut Undo::default(),
+    )
+    .unwrap();
     assert_eq!(spec["mounts"][0]["source"], "/dev/shm");
 }

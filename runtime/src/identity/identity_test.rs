@@ -1,0 +1,91 @@
+use std::collections::HashMap;
+
+use serde_json::json;
+
+use super::*;
+use crate::ids::ContainerId;
+use crate::pod::PodResources;
+
+fn pod(annotation: Option<&str>) -> PodSpec {
+    let annotations = annotation.map(|value| (ANNOTATION.to_owned(), value.to_owned()));
+    PodSpec {
+        namespace: "test".into(),
+        id: ContainerId::try_from("pod").unwrap(),
+        hostname: None,
+        network_namespace: None,
+        cgroup_path: None,
+        resources: PodResources::default(),
+        oom_score_adj: None,
+        ids: BTreeSet::from([70_000, 1_000_650_000]),
+        annotations: annotations.into_iter().collect::<HashMap<_, _>>(),
+    }
+}
+
+fn config(id_mapping: IdMapping, state: &Path) -> Config {
+    Config {
+        id_mapping,
+        state_dir: state.to_owned(),
+        ..Config::default()
+    }
+}
+
+#[test]
+fn ids_are_those_of_the_process() {
+    let spec = json!({ "process": { "user": { "uid": 70_000, "gid": 65_535, "additionalGids": [5, 65_536, 4_294_967_295u32] } } });
+    assert_eq!(ids_of(&spec), BTreeSet::from([5, 65_535, 65_536, 70_000]));
+    assert_eq!(high(&ids_of(&spec)), BTreeSet::from([65_536, 70_000]));
+    assert!(ids_of(&json!({ "process": { "user": { "uid": "x" } } })).is_empty());
+}
+
+#[test]
+fn the_host_s_ids_are_kept_where_that_is_asked_for_and_allowed() {
+    let state = tempfile::tempdir().unwrap();
+    for (annotation, mapping) in [
+        (None, IdMapping::Never),
+        (Some("always"), IdMapping::Never),
+        (Some("never"), IdMapping::Auto),
+    ] {
+        let config = config(mapping, state.path());
+        let identity = Identity::take(&pod(annotation), None, &config, &mut Undo::default()).unwrap();
+        assert!(identity.base().is_none() && identity.map().is_none() && identity.lock().is_none());
+        assert_eq!(identity.extents()[0].count, u32::MAX);
+    }
+    for (annotation, mapping, says) in [
+        ("never", IdMapping::Always, "id_mapping = \"always\""),
+        ("Never", IdMapping::Auto, "must be \"auto\""),
+    ] {
+        let config = config(mapping, state.path());
+        let error = Identity::take(&pod(Some(annotation)), None, &config, &mut Undo::default()).unwrap_err();
+        assert!(error.to_string().contains(says), "{error}");
+    }
+    assert_eq!(std::fs::read_dir(state.path()).unwrap().count(), 0);
+}
+
+/// Needs root, as the shim has.
+#[test]
+fn living_pods_have_different_ids_and_leave_none_behind() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let state = tempfile::tempdir().unwrap();
+    let config = config(IdMapping::Auto, state.path());
+    let mut undo = Undo::default();
+    let first = Identity::take(&pod(None), None, &config, &mut undo).unwrap();
+    let second = Identity::take(&pod(None), None, &config, &mut undo).unwrap();
+    let bases = (first.base().unwrap(), second.base().unwrap());
+    assert!(bases.0.abs_diff(bases.1) >= RANGE, "{bases:?}");
+    let extents = first.extents();
+    let last = extents.last().unwrap();
+    assert_eq!((extents[0].outside, extents[0].count, extents.len()), (bases.0, LOW, 3));
+    assert_eq!((last.inside, last.outside), (1_000_650_000, bases.0 + LOW + 1));
+
+    let of = |uid: u32| json!({ "process": { "user": { "uid": uid } } });
+    for known in [0, 65_535, 70_000, 1_000_650_000] {
+        first.check(&of(known)).unwrap();
+    }
+    let error = first.check(&of(70_001)).unwrap_err().to_string();
+    assert!(error.contains("70001") && error.contains(ANNOTATION), "{error}");
+
+    undo.run().unwrap();
+    assert_eq!(std::fs::read_dir(state.path()).unwrap().count(), 0);
+}

@@ -1,0 +1,143 @@
+//! Overlays whose layers are mapped mounts, or too many for one page of mount options.
+//!
+//! Such an overlay is mounted on a thread in a mount namespace of its own, where each layer has a short name and nobody else sees
+//! the mapped copies; the overlay comes back as a mount in no tree, and the rest vanishes with the thread.
+
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::statvfs::{FsFlags, statvfs};
+
+use super::Map;
+use super::tree::{self, Access, Manner, Propagation};
+
+/// The folders of an overlay, and what else its options say.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Layers {
+    lower: Vec<PathBuf>,
+    upper: Option<Upper>,
+    rest: Vec<String>,
+}
+
+/// Upper folder and work folder, which lie beside each other.
+#[derive(Debug, PartialEq, Eq)]
+struct Upper {
+    parent: PathBuf,
+    upper: String,
+    work: String,
+}
+
+impl Layers {
+    /// Reads the options of an overlay; `None` when its folders are not named in the plain way that snapshotters do.
+    pub(super) fn of(data: &[String]) -> Option<Layers> {
+        let (mut lower, mut upper, mut work, mut rest) = (Vec::new(), None, None, Vec::new());
+        for option in data {
+            match option.split_once('=') {
+                Some(("lowerdir", folders)) => lower = folders.split(':').map(PathBuf::from).collect(),
+                Some(("upperdir", folder)) => upper = Some(PathBuf::from(folder)),
+                Some(("workdir", folder)) => work = Some(PathBuf::from(folder)),
+                // One folder each, as new kernels take them.
+                Some(("lowerdir+" | "datadir+", _)) => return None,
+                _ => rest.push(option.clone()),
+            }
+        }
+        let upper = match (upper, work) {
+            (Some(upper), Some(work)) => Some(Upper::of(&upper, &work)?),
+            (None, None) => None,
+            _ => return None,
+        };
+        let plain = |folder: &PathBuf| folder.is_absolute() && !folder.to_string_lossy().contains(['\\', ',']);
+        let all = upper.iter().map(|upper| &upper.parent).chain(&lower);
+        (!lower.is_empty() && all.into_iter().all(plain)).then_some(Layers { lower, upper, rest })
+    }
+
+    /// The folders that are mapped, each once.
+    pub(super) fn folders(&self) -> BTreeSet<&Path> {
+        let upper = self.upper.iter().map(|upper| upper.parent.as_path());
+        upper.chain(self.lower.iter().map(PathBuf::as_path)).collect()
+    }
+
+    /// Mounts them. `scratch` is a folder of the host that is covered meanwhile for nobody else.
+    pub(super) fn mount(
+        self,
+        source: &str,
+        flags: MsFlags,
+        scratch: &Path,
+        map: Option<Map<'_>>,
+    ) -> Result<OwnedFd, Errno> {
+        std::thread::scope(|scope| {
+            let work = || self.mount_apart(source, flags, scratch, map);
+            let thread = std::thread::Builder::new().name("overlay".into());
+            let thread = thread.spawn_scoped(scope, work);
+            let thread = thread.map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(0)))?;
+            thread.join().map_err(|_| Errno::ECANCELED)?
+        })
+    }
+
+    fn mount_apart(
+        &self,
+        source: &str,
+        flags: MsFlags,
+        scratch: &Path,
+        map: Option<Map<'_>>,
+    ) -> Result<OwnedFd, Errno> {
+        const NONE: Option<&str> = None;
+        unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS)?;
+        mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)?;
+        mount(Some("layers"), scratch, Some("tmpfs"), MsFlags::empty(), NONE)?;
+        nix::unistd::chdir(scratch)?;
+        let manner = |map| Manner {
+            recursive: false,
+            access: Access::Write,
+            propagation: Propagation::Private,
+            map,
+        };
+        let place = |folder: &Path, name: &str| {
+            std::fs::create_dir(name).map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(0)))?;
+            tree::attach(&tree::copy(folder, &manner(map))?, name.as_ref())
+        };
+        let names: Vec<String> = (0..self.lower.len()).map(|number| number.to_string()).collect();
+        for (folder, name) in self.lower.iter().zip(&names) {
+            place(folder, name)?;
+        }
+        let mut data = self.rest.clone();
+        data.push(format!("lowerdir={}", names.join(":")));
+        if let Some(Upper { parent, upper, work }) = &self.upper {
+            place(parent, "u")?;
+            data.push(format!("upperdir=u/{upper}"));
+            data.push(format!("workdir=u/{work}"));
+        }
+        std::fs::create_dir("m").map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(0)))?;
+        if let Some(map) = &map {
+            // The overlay works with the rights of whoever mounts it, who must have an id in the map.
+            tree::act_as(map.root)?;
+        }
+        mount(Some(source), "m", Some("overlay"), flags, Some(data.join(",").as_str()))?;
+        // An overlay that cannot use its work folder is mounted nevertheless, but nothing can be written.
+        let wanted = self.upper.is_some() && !flags.contains(MsFlags::MS_RDONLY);
+        if wanted && statvfs("m")?.flags().contains(FsFlags::ST_RDONLY) {
+            return Err(Errno::EROFS);
+        }
+        tree::copy("m".as_ref(), &manner(None))
+    }
+}
+
+impl Upper {
+    fn of(upper: &Path, work: &Path) -> Option<Upper> {
+        let parent = upper.parent()?;
+        let name = |folder: &Path| Some(folder.file_name()?.to_str()?.to_owned());
+        (work.parent() == Some(parent)).then_some(Upper {
+            parent: parent.to_owned(),
+            upper: name(upper)?,
+            work: name(work)?,
+        })
+    }
+}
+
+#[cfg(test)]
+#[path = "overlay_test.rs"]
+mod overlay_test;

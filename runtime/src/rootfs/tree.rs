@@ -1,0 +1,141 @@
+//! Copies of mounts, made ready before anybody can see them (open_tree(2), mount_setattr(2), move_mount(2)).
+//!
+//! A mount at a place of the share travels to the monitor's namespace at once and its flags do not change there any more, so they
+//! have to be right from the first moment.
+//!
+//! Unsafe, because neither the C library nor nix has these calls.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::libc;
+
+use super::Map;
+
+/// What happens below a copy when the host mounts something in its source later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Propagation {
+    /// Nothing.
+    Private,
+    /// It shows up.
+    Slave,
+}
+
+/// What a bind mount lets its users do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Whatever its source allows.
+    Write,
+    /// No change at the top; mounts below it keep their own say.
+    Read,
+    /// No change anywhere.
+    ReadAll,
+}
+
+/// How a copy differs from its source.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Manner<'a> {
+    /// With what is mounted below the source.
+    pub(crate) recursive: bool,
+    /// Who may write.
+    pub(crate) access: Access,
+    /// What later mounts in the source do.
+    pub(crate) propagation: Propagation,
+    /// Whose the files are.
+    pub(crate) map: Option<Map<'a>>,
+}
+
+/// A copy of the mount at `source`, in no mount tree yet.
+pub(super) fn copy(source: &Path, manner: &Manner<'_>) -> Result<OwnedFd, Errno> {
+    let recurse = if manner.recursive { libc::AT_RECURSIVE as u32 } else { 0 };
+    let path = c_path(source)?;
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | recurse;
+    // SAFETY: the path ends with a zero byte; the call touches no other memory.
+    let tree = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) };
+    // SAFETY: the kernel has just made this descriptor for us.
+    let tree = Errno::result(tree).map(|fd| unsafe { OwnedFd::from_raw_fd(fd as RawFd) })?;
+    let mut attributes = libc::mount_attr {
+        attr_set: 0,
+        attr_clr: 0,
+        propagation: match manner.propagation {
+            Propagation::Private => libc::MS_PRIVATE,
+            Propagation::Slave => libc::MS_SLAVE,
+        },
+        userns_fd: 0,
+    };
+    if let Some(map) = &manner.map {
+        attributes.attr_set |= libc::MOUNT_ATTR_IDMAP;
+        attributes.userns_fd = map.namespace.as_raw_fd() as u64;
+    }
+    if manner.access == Access::ReadAll {
+        attributes.attr_set |= libc::MOUNT_ATTR_RDONLY;
+    }
+    set(&tree, recurse, &attributes)?;
+    if manner.access == Access::Read {
+        let read_only = libc::mount_attr {
+            attr_set: libc::MOUNT_ATTR_RDONLY,
+            attr_clr: 0,
+            propagation: 0,
+            userns_fd: 0,
+        };
+        set(&tree, 0, &read_only)?;
+    }
+    Ok(tree)
+}
+
+fn set(tree: &OwnedFd, recurse: u32, attributes: &libc::mount_attr) -> Result<(), Errno> {
+    let flags = libc::AT_EMPTY_PATH as u32 | recurse;
+    let size = size_of::<libc::mount_attr>();
+    // SAFETY: path and structure live for the call, and the size is the structure's.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            EMPTY.as_ptr(),
+            flags,
+            attributes,
+            size,
+        )
+    };
+    Errno::result(done).map(drop)
+}
+
+/// Puts a mount that is in no tree at `target`.
+pub(super) fn attach(tree: &OwnedFd, target: &Path) -> Result<(), Errno> {
+    let path = c_path(target)?;
+    // SAFETY: both paths end with a zero byte and live for the call.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            tree.as_raw_fd(),
+            EMPTY.as_ptr(),
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            libc::MOVE_MOUNT_F_EMPTY_PATH,
+        )
+    };
+    Errno::result(done).map(drop)
+}
+
+/// Lets the calling thread make files as user and group `id` and keep its capabilities, for the rest of its life.
+pub(super) fn act_as(id: u32) -> Result<(), Errno> {
+    /// Changes of the user ids leave the capabilities alone (capabilities(7)).
+    const SECBIT_NO_SETUID_FIXUP: libc::c_ulong = 1 << 2;
+    // SAFETY: numbers only. The raw calls change the calling thread alone (credentials(7)).
+    unsafe {
+        Errno::result(libc::prctl(libc::PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0))?;
+        libc::syscall(libc::SYS_setfsgid, id);
+        libc::syscall(libc::SYS_setfsuid, id);
+    }
+    Ok(())
+}
+
+const EMPTY: &CStr = c"";
+
+fn c_path(path: &Path) -> Result<CString, Errno> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)
+}
