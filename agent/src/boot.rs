@@ -58,7 +58,8 @@ fn table() -> Vec<Entry> {
             "/dev/shm",
             "tmpfs",
             MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
-            "mode=1777",
+            // As large as the one that the kubelet makes for a pod's containers.
+            "mode=1777,size=64m",
         ),
         ("mqueue", "/dev/mqueue", "mqueue", safe, ""),
         (

@@ -11,4 +11,7 @@ changed=$(timeout 300 rsync -rlpt --delay-updates --omit-dir-times --chown=root:
 (cd /repo/target/dist && find . ! -type d | LC_ALL=C sort) >"$list.new"
 LC_ALL=C comm -23 "$list" "$list.new" | (cd / && xargs -rd '\n' rm -f)
 mv "$list.new" "$list"
+# Ten guests at once on one emulated CPU take longer to boot than any hardware gives reason to wait.
+mkdir -p /etc/bulkhead
+echo 'boot_timeout_s = 240' >/etc/bulkhead/bulkhead.toml
 echo "$changed files changed"

@@ -93,3 +93,20 @@ def test_monitor_killed_under_two_execs_and_docker(nothing_left):
         "docker-monitor-killed",
     )
     assert (answer.status, answer.stdout) == (0, "137\n"), answer
+
+
+@pytest.mark.bulkhead
+def test_client_gives_up_while_the_guest_boots(nothing_left):
+    """containerd deletes what its killed client was creating, and the shim says at once that there is no such container yet."""
+    answer = run(
+        """
+        ctr run -d --null-io --runtime $RT $BUSYBOX $ID sleep 1000 & ctr=$!
+        for ((n = 0; n < 500; n++)); do vmm=$(jq .vmm.pid /run/bulkhead/default/$ID/pod.json 2>/dev/null); ((vmm > 0)) && break; sleep 0.01; done
+        kill -STOP $vmm; kill -KILL $ctr; wait 2>/dev/null
+        for ((n = 0; n < 100; n++)); do grep -q "failed to delete task.*$ID" /var/log/containerd.log && break; sleep 0.1; done
+        ((n < 100)) && echo deleted; sleep 3; kill -CONT $vmm
+        for ((n = 0; n < 150; n++)); do [[ -e /run/bulkhead/default/$ID ]] || break; sleep 0.1; done
+        for ((n = 0; n < 50; n++)); do ctr container rm $ID 2>/dev/null && break; sleep 0.1; done; ctr container ls -q | grep -cF $ID""",
+        "given-up",
+    )
+    assert answer.stdout == "deleted\n0\n", answer

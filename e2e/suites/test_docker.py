@@ -40,6 +40,23 @@ CASES = (
         stdout="executed\n-> 4\nthrough\napp\n/tmp\ny\nrunning 0 false\nexited 3 false\nstarted\ngot-term\nagain\n3\n2",
         timeout=150,
     ),
+    Case(
+        "docker-host-folders",
+        f"""
+        mkdir $W/v; echo given >$W/v/f
+        {RUN} --rm -v /:/host:ro bulkhead/busybox sh -c 'cat /host/etc/hostname; touch /host/x'
+        {RUN} --rm -v $W/v:/v:rslave bulkhead/busybox cat /v/f
+        {RUN} --rm -v /proc:/hp:ro -v /sys/fs/cgroup:/hc:ro bulkhead/busybox sh -c 'head -n 1 /hp/1/comm; head -n 1 /hp/meminfo; grep -o memory /hc/cgroup.controllers'""",
+        says=("^testhost\ngiven\n(init|systemd).*\nMemTotal: .*\nmemory$",),
+        complains=("Read-only file system",),
+    ),
+    Case(
+        "docker-file-over-folder",
+        f"echo x >$W/f; {RUN} --rm -v $W/f:/etc bulkhead/busybox true",
+        status=125,
+        complains=('error mounting "W/f" to rootfs at "/etc"',),
+    ),
+    Case("docker-update-restart-policy", f"{SLEEP}; docker update --restart always $ID | grep -cxF $ID; docker inspect -f '{{{{.HostConfig.RestartPolicy.Name}}}}' $ID; docker rm -f $ID >/dev/null", stdout="1\nalways"),
     Case("docker-kill", f"{SLEEP}; docker kill $ID >/dev/null; docker wait $ID; {STATE}; docker rm $ID >/dev/null", stdout="137\nexited 137 false"),
     Case("docker-stop-by-kill", f"{SLEEP}; docker stop -t 1 $ID >/dev/null; {STATE}; docker rm $ID >/dev/null", stdout="exited 137 false"),
     Case("docker-rm-running", f"{SLEEP}; docker rm -f $ID >/dev/null; docker ps -aq --filter name=$ID", stdout=""),

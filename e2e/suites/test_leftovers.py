@@ -17,7 +17,7 @@ def test_a_living_pod_lets_go_of_a_removed_containers_files(nothing_left):
     script = """
     GROUP="--annotation io.containerd.bulkhead.v2.group=$ID"
     detached $GROUP $BUSYBOX $ID sleep 1000
-    vmm=$(pgrep -x bulkhead-vmm)
+    vmm=$(ctr task ls | awk -v id="$ID" '$1 == id {print $2}')
     files() { ls /proc/$vmm/fd | wc -l; }
     before=$(files)
     run $GROUP $BUSYBOX $ID-2 sh -c 'find / -xdev | wc -l; cat /bin/* | wc -c; sleep 1; echo done' >/dev/null &

@@ -60,6 +60,12 @@ impl Error {
         }
     }
 
+    /// Writes a name that the reader knows instead of one that he does not, in the message alone.
+    pub(crate) fn naming(mut self, ours: &str, theirs: &str) -> Error {
+        self.message = self.message.replace(ours, theirs);
+        self
+    }
+
     /// What sort of failure it is.
     pub fn kind(&self) -> ErrorKind {
         self.kind

@@ -3,16 +3,16 @@
 use bulkhead_runtime::error::{Error, ErrorKind};
 use ttrpc::Code;
 
-/// The code that containerd turns back into its own error of the same name.
+/// The code that containerd turns back into its own error of the same name, where clients tell failures apart by it. For all else it
+/// is what runc's shim answers with: Docker shows such a message without a name in front.
 pub fn code(kind: ErrorKind) -> Code {
     match kind {
         ErrorKind::NotFound => Code::NOT_FOUND,
         ErrorKind::AlreadyExists => Code::ALREADY_EXISTS,
         ErrorKind::FailedPrecondition => Code::FAILED_PRECONDITION,
-        ErrorKind::InvalidArgument => Code::INVALID_ARGUMENT,
         ErrorKind::DeadlineExceeded => Code::DEADLINE_EXCEEDED,
         ErrorKind::Unavailable => Code::UNAVAILABLE,
-        ErrorKind::Internal => Code::INTERNAL,
+        ErrorKind::InvalidArgument | ErrorKind::Internal => Code::UNKNOWN,
     }
 }
 

@@ -3,6 +3,7 @@
 //!
 //! A client that goes away cancels its call, so everything that changes the pod runs as a task of its own ([`detached`]).
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -41,6 +42,8 @@ pub struct Supervisor {
     gate: RwLock<()>,
     // Guards the pair below; never held across an await.
     pod: Mutex<Option<(Arc<Pod>, Origin)>>,
+    /// Containers that are being created, and whether nobody wants them any more.
+    creations: Mutex<BTreeMap<String, bool>>,
     /// When the microVM ended by itself or was ended.
     ended: watch::Sender<Option<SystemTime>>,
     /// The shim is to exit.
@@ -55,6 +58,7 @@ impl Supervisor {
             order: Order::new(queue),
             gate: RwLock::default(),
             pod: Mutex::default(),
+            creations: Mutex::default(),
             ended: watch::Sender::new(None),
             finished: watch::Sender::new(false),
         }
@@ -93,6 +97,30 @@ impl Supervisor {
 
     /// Creates a container: boots the pod for the first one. Gives its pid.
     pub async fn create(self: &Arc<Self>, container: ContainerSpec, asked: RuntimeOptions) -> Result<u32> {
+        let id = container.id.to_string();
+        self.creations().entry(id.clone()).or_insert(false);
+        let created = self.create_in_pod(container, asked).await;
+        let given_up = self.creations().remove(&id).unwrap_or(false);
+        if given_up && created.is_ok() {
+            if let Some((pod, _)) = self.current() {
+                pod.delete(&id, None).await?;
+            }
+            self.shut_down_if_empty().await;
+            let message = format!("container {id}: was deleted while it was being created");
+            return Err(Error::new(ErrorKind::NotFound, message));
+        }
+        created
+    }
+
+    /// containerd deletes a container whose creation its client has given up, as soon as that, and asks no more. A creation that is
+    /// under way then is taken back at its end.
+    pub fn give_up(&self, container: &str) {
+        if let Some(given_up) = self.creations().get_mut(container) {
+            *given_up = true;
+        }
+    }
+
+    async fn create_in_pod(self: &Arc<Self>, container: ContainerSpec, asked: RuntimeOptions) -> Result<u32> {
         phase::over("create", &container.id);
         let membership = {
             let (bundle, id) = (container.bundle.clone(), container.id.clone());
@@ -332,6 +360,11 @@ impl Supervisor {
             ended.get_or_insert_with(SystemTime::now);
             first
         });
+    }
+
+    fn creations(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, bool>> {
+        // Nothing panics while it is held.
+        self.creations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<(Arc<Pod>, Origin)>> {

@@ -19,6 +19,7 @@ use containerd_shim_protos::shim::oci::ProcessDetails;
 use containerd_shim_protos::shim_async::Task;
 use protobuf::well_known_types::any::Any;
 use protobuf::{Message, MessageFull};
+use serde_json::Value;
 use ttrpc::r#async::TtrpcContext;
 
 use crate::error_codes::{answer, unimplemented};
@@ -303,6 +304,9 @@ impl Task for TaskService {
 
     async fn delete(&self, _: &TtrpcContext, request: api::DeleteRequest) -> ttrpc::Result<api::DeleteResponse> {
         tracing::debug!(id = request.id, exec = request.exec_id, "delete");
+        if request.exec_id.is_empty() {
+            self.supervisor.give_up(&request.id);
+        }
         let pod = self.pod(&request.id).map_err(answer)?;
         let init = request.exec_id.is_empty().then(|| request.id.clone());
         init.iter().for_each(|id| phase::over("delete", id));
@@ -425,12 +429,30 @@ impl Task for TaskService {
     }
 
     async fn update(&self, _: &TtrpcContext, request: api::UpdateTaskRequest) -> ttrpc::Result<api::Empty> {
+        if asks_for_nothing(&request.resources.value) {
+            return Ok(api::Empty::default());
+        }
         let message = format!(
             "container {}: this runtime cannot change the limits of a running container",
             request.id
         );
         Err(unimplemented(&message))
     }
+}
+
+/// Whether an update sets no limit at all, as Docker's when only the restart policy changes.
+fn asks_for_nothing(resources: &[u8]) -> bool {
+    fn empty(value: &Value) -> bool {
+        match value {
+            Value::Null | Value::Bool(false) => true,
+            Value::Bool(true) => false,
+            Value::Number(number) => number.as_i64() == Some(0),
+            Value::String(text) => text.is_empty(),
+            Value::Array(values) => values.iter().all(empty),
+            Value::Object(values) => values.values().all(empty),
+        }
+    }
+    serde_json::from_slice(resources).is_ok_and(|resources| empty(&resources))
 }
 
 #[cfg(test)]

@@ -63,6 +63,19 @@ impl FileSystem for Share {
         Ok(entry)
     }
 
+    /// The size of a file in /proc or /sys says nothing: the guest must not stop reading at it.
+    fn open(&self, ctx: Context, inode: u64, kill_priv: bool, flags: u32) -> io::Result<(Option<u64>, OpenOptions)> {
+        let (handle, mut options) = self.files.open(ctx, inode, kill_priv, flags)?;
+        let (attributes, _) = self.files.getattr(ctx, inode, handle)?;
+        let regular = attributes.mode & libc::S_IFMT == libc::S_IFREG;
+        // File systems without blocks have no files with contents of their own.
+        if regular && attributes.blocks == 0 && self.files.statfs(ctx, inode)?.f_blocks == 0 {
+            options.insert(OpenOptions::DIRECT_IO);
+            options.remove(OpenOptions::KEEP_CACHE);
+        }
+        Ok((handle, options))
+    }
+
     #[rustfmt::skip]
     fn read<W: ZeroCopyWriter>(
         &self, ctx: Context, inode: u64, handle: u64, w: W, size: u32, offset: u64, lock_owner: Option<u64>, flags: u32,
@@ -98,7 +111,6 @@ impl FileSystem for Share {
         fn rmdir(ctx: Context, parent: u64, name: &CStr) -> io::Result<()>;
         fn rename(ctx: Context, olddir: u64, oldname: &CStr, newdir: u64, newname: &CStr, flags: u32) -> io::Result<()>;
         fn link(ctx: Context, inode: u64, newparent: u64, newname: &CStr) -> io::Result<Entry>;
-        fn open(ctx: Context, inode: u64, kill_priv: bool, flags: u32) -> io::Result<(Option<u64>, OpenOptions)>;
         fn create(ctx: Context, parent: u64, name: &CStr, mode: u32, kill_priv: bool, flags: u32, umask: u32,
             extensions: Extensions) -> io::Result<(Entry, Option<u64>, OpenOptions)>;
         fn flush(ctx: Context, inode: u64, handle: u64, lock_owner: u64) -> io::Result<()>;

@@ -12,7 +12,7 @@ use clap::{Parser, Subcommand};
 
 /// Looks after pods in microVMs.
 #[derive(Parser)]
-#[command(name = "bulkhead", disable_help_subcommand = true)]
+#[command(name = "bulkhead", version, disable_help_subcommand = true)]
 struct Arguments {
     /// Config file (default: /etc/bulkhead/bulkhead.toml, which may be missing).
     #[arg(long, global = true, value_name = "FILE")]

@@ -38,8 +38,8 @@ pub(crate) fn open_agent(path: &Path) -> Result<File> {
 fn open(path: &Path, what: &str, key: &str, offset: u64, magic: [u8; 4], otherwise: &str) -> Result<File> {
     let remedy = format!("install it there, or correct \"{key}\" in the config file");
     let file = File::open(path).map_err(|e| {
-        let error = Error::io(&format!("cannot open the {what}"), path, e);
-        error.context(remedy.clone())
+        let cause = format!("{e} ({remedy})");
+        Error::io(&format!("cannot open the {what}"), path, e).caused_by(cause)
     })?;
     let mut start = [0u8; 4];
     if file.read_exact_at(&mut start, offset).is_err() || start != magic {

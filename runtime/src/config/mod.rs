@@ -117,12 +117,12 @@ impl Default for Config {
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// The file named by the caller cannot be read (the default one may be missing).
-    #[error("config file {path}: cannot be read: {source}")]
+    #[error("config file {path}: cannot be read: {cause}")]
     Read {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// It is larger than any config can be.
     #[error("config file {path}: larger than {} KiB, so this is no bulkhead.toml", MAX_FILE / 1024)]
@@ -131,12 +131,14 @@ pub enum ConfigError {
         path: PathBuf,
     },
     /// A syntax error, an unknown key or a value of the wrong type.
-    #[error("config file {path}: {source} (correct or remove that line; all options stand in configs/bulkhead.toml)")]
+    #[error("config file {path}: {cause} (correct or remove that line; all options stand in {example})")]
     Parse {
         /// The file.
         path: PathBuf,
         /// Line, key and what is allowed there.
-        source: Box<toml::de::Error>,
+        cause: Box<toml::de::Error>,
+        /// A file that shows them.
+        example: PathBuf,
     },
     /// A value outside its limits.
     #[error("config file {path}: {key} = {value}: {allowed}")]
@@ -162,9 +164,9 @@ impl Config {
     /// Reads the file at `path`, which must exist; `None`: [`DEFAULT_PATH`] if it exists, else the defaults.
     pub fn load(path: Option<&Path>) -> Result<Config, ConfigError> {
         let file = path.unwrap_or(Path::new(DEFAULT_PATH));
-        let read = |source| ConfigError::Read {
+        let read = |cause| ConfigError::Read {
             path: file.to_owned(),
-            source,
+            cause,
         };
         match std::fs::metadata(file) {
             Err(e) if path.is_none() && e.kind() == std::io::ErrorKind::NotFound => return Ok(Config::default()),
@@ -189,7 +191,8 @@ impl Config {
     fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
         let config: Config = toml::from_str(text).map_err(|e| ConfigError::Parse {
             path: file.to_owned(),
-            source: Box::new(e),
+            cause: Box::new(e),
+            example: installed("share/bulkhead/examples/bulkhead.toml"),
         })?;
         config.check(file)?;
         Ok(config)

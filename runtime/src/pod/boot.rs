@@ -42,7 +42,6 @@ pub(super) async fn boot(
     config: &Config,
 ) -> Result<(Booted, Option<u32>)> {
     let mut undo = Undo::default();
-    let id = spec.id.clone();
     match launch(spec, first, config, &mut undo).await {
         Ok((machine, agent, prepared, parts)) => {
             let (pod, events) = assemble(machine, agent, undo, parts);
@@ -60,7 +59,7 @@ pub(super) async fn boot(
         }
         Err(error) => {
             let _ = undo.run_async().await;
-            Err(error.context(format!("cannot start the microVM of pod {id}")))
+            Err(error)
         }
     }
 }
@@ -78,6 +77,7 @@ async fn launch(
     config: &Config,
     undo: &mut Undo,
 ) -> Result<(Vmm, Agent, Option<Prepared>, Parts)> {
+    let failed = |error: Error| error.context(format!("cannot start the microVM of pod {}", spec.id));
     let (ground, early) = {
         let (spec, first, config) = (spec.clone(), first.clone(), config.clone());
         let work = move || {
@@ -85,19 +85,19 @@ async fn launch(
             let ground = Ground::prepare(&spec, first.as_ref(), &config, &mut undo)?;
             Ok((ground, undo))
         };
-        blocking("preparing the pod", work).await?
+        blocking("preparing the pod", work).await.map_err(failed)?
     };
     undo.append(early);
     let (share, identity) = (ground.share(), ground.identity());
     let deadline = Instant::now() + config.boot_timeout();
     let machine = async {
-        let machine = ground.start(&spec, config, undo).await?;
+        let machine = ground.start(&spec, config, undo).await.map_err(failed)?;
         let agent = reach_agent(&machine, &spec, config, deadline).await;
         match agent {
             Ok(agent) => Ok((machine, agent)),
             Err(error) => {
                 bury(&machine).await;
-                Err(error)
+                Err(failed(error))
             }
         }
     };

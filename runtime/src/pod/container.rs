@@ -40,6 +40,8 @@ pub(super) struct Prepared {
     bundle: PathBuf,
     stdio: StdioPaths,
     spec: Value,
+    /// The guest's paths of its volumes, and their sources.
+    names: Vec<(String, String)>,
     undo: Undo,
 }
 
@@ -49,13 +51,14 @@ impl Prepared {
         let work = move || {
             let mut undo = Undo::default();
             match mount(&container, &share, &identity, &mut undo) {
-                Ok(spec) => {
+                Ok((spec, names)) => {
                     let ContainerSpec { id, bundle, stdio, .. } = container;
                     Ok(Prepared {
                         id,
                         bundle,
                         stdio,
                         spec,
+                        names,
                         undo,
                     })
                 }
@@ -74,7 +77,13 @@ impl Prepared {
     }
 }
 
-fn mount(container: &ContainerSpec, share: &std::path::Path, identity: &Identity, undo: &mut Undo) -> Result<Value> {
+/// Gives the spec with the guest's paths of the volumes, and these with their sources.
+fn mount(
+    container: &ContainerSpec,
+    share: &std::path::Path,
+    identity: &Identity,
+    undo: &mut Undo,
+) -> Result<(Value, Vec<(String, String)>)> {
     let mut spec = spec::load(&container.bundle)?;
     identity
         .check(&spec)
@@ -89,7 +98,7 @@ fn mount(container: &ContainerSpec, share: &std::path::Path, identity: &Identity
         identity.map(),
         undo,
     )?;
-    volumes::prepare(
+    let names = volumes::prepare(
         &mut spec,
         &container.id,
         &container.bundle,
@@ -97,7 +106,7 @@ fn mount(container: &ContainerSpec, share: &std::path::Path, identity: &Identity
         identity.map(),
         undo,
     )?;
-    Ok(spec)
+    Ok((spec, names))
 }
 
 /// A container that the guest knows.
@@ -260,7 +269,8 @@ impl Pod {
                 }
                 // What the first hooks have made, the last ones take away.
                 hooks.run_stopped().await;
-                return Err(error);
+                let names = prepared.names.iter();
+                return Err(names.fold(error, |error, (ours, theirs)| error.naming(ours, theirs)));
             }
         };
         init.set_pids(pid, guest_pid);

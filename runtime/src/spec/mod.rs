@@ -90,6 +90,7 @@ pub(crate) fn for_guest(mut spec: Value, id: &ContainerId, owner: &dyn Fn(u32) -
         linux.remove("mountLabel");
         linux.remove("intelRdt");
         drop_host_resources(linux, id);
+        simplify_propagation(linux, id)?;
         devices::keep_meaningful(linux, id)?;
     }
     let json = serde_json::to_vec(&spec)
@@ -211,6 +212,28 @@ fn drop_host_resources(linux: &mut Map<String, Value>, id: &ContainerId) {
         cpu.remove("cpus");
         cpu.remove("mems");
     }
+}
+
+/// The agent sets it for everything below the root anyway, and knows the words for that alone.
+fn simplify_propagation(linux: &mut Map<String, Value>, id: &ContainerId) -> Result<()> {
+    let Some(value) = linux.get_mut("rootfsPropagation") else {
+        return Ok(());
+    };
+    let simple = match value.as_str().unwrap_or("?") {
+        "" => "private",
+        "shared" | "rshared" => "shared",
+        "slave" | "rslave" => "slave",
+        "private" | "rprivate" => "private",
+        "unbindable" | "runbindable" => "unbindable",
+        _ => {
+            return Err(Error::invalid(format!(
+                "container {id}: linux.rootfsPropagation is {value}: it must be shared, slave, private or unbindable, or one of \
+                 these with an \"r\" in front"
+            )));
+        }
+    };
+    *value = Value::from(simple);
+    Ok(())
 }
 
 #[cfg(test)]

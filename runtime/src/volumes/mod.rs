@@ -21,7 +21,8 @@ const MAX_VOLUMES: usize = 4096;
 /// The guest's own shared memory, common to the containers of a pod.
 const GUEST_SHM: &str = "/dev/shm";
 
-/// Binds the volumes of `spec` below `folder` and replaces their sources.
+/// Binds the volumes of `spec` below `folder` and replaces their sources. Gives the guest's path of each volume, and its source, so
+/// that no path that the guest names begins with another one that comes earlier.
 pub(crate) fn prepare(
     spec: &mut Value,
     id: &ContainerId,
@@ -29,10 +30,11 @@ pub(crate) fn prepare(
     folder: &Path,
     map: Option<Map<'_>>,
     undo: &mut Undo,
-) -> Result<()> {
+) -> Result<Vec<(String, String)>> {
     let in_kubernetes = in_kubernetes(spec);
+    let mut names = Vec::new();
     let Some(mounts) = spec.get_mut("mounts").and_then(Value::as_array_mut) else {
-        return Ok(());
+        return Ok(names);
     };
     if mounts.len() > MAX_VOLUMES {
         return Err(Error::invalid(format!(
@@ -48,13 +50,17 @@ pub(crate) fn prepare(
             GUEST_SHM.to_owned()
         } else {
             volume.attach(&folder.join(number.to_string()), map, undo)?;
-            format!("{SHARE_MOUNT}/{id}/mounts/{number}")
+            let path = format!("{SHARE_MOUNT}/{id}/mounts/{number}");
+            names.push((path.clone(), volume.source.display().to_string()));
+            path
         };
         if let Some(mount) = mount.as_object_mut() {
             mount.insert("source".into(), Value::from(source));
         }
     }
-    Ok(())
+    // 10 comes before 1.
+    names.reverse();
+    Ok(names)
 }
 
 /// Fails with the first volume of a spec that cannot be mapped. What else is wrong with them is not looked at.
