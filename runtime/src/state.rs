@@ -204,7 +204,7 @@ pub fn cleanup(config: &Config, namespace: &str, id: &ContainerId) -> Result<()>
                 removed = cgroup::remove(cgroup);
             }
             if let Some(base) = record.host_ids {
-                removed = removed.and(identity::release(&config.state_dir, base));
+                removed = removed.and(identity::release(&config.ids_dir, base));
             }
         }
         // Killed between making the folder and writing the record: there is no vmm yet.

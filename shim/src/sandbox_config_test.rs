@@ -1,7 +1,7 @@
 use containerd_shim_protos::protobuf::MessageField;
 
 use super::*;
-use crate::messages::cri::{LinuxSandboxSecurityContext, NamespaceOption};
+use crate::messages::cri::{Int64Value, LinuxSandboxSecurityContext, NamespaceOption};
 
 fn request(config: &PodSandboxConfig) -> CreateSandboxRequest {
     CreateSandboxRequest {
@@ -56,6 +56,24 @@ fn a_pods_settings_reach_its_spec() {
         (Some(50_000), Some(100_000))
     );
     assert_eq!(spec.annotations.get("a").map(String::as_str), Some("1"));
+}
+
+#[test]
+fn the_ids_of_a_security_context_are_the_pods() {
+    let context = LinuxSandboxSecurityContext {
+        run_as_user: MessageField::some(Int64Value {
+            value: 1_000_650_000,
+            ..Default::default()
+        }),
+        supplemental_groups: vec![5, -1, 70_000],
+        ..Default::default()
+    };
+    let linux = LinuxPodSandboxConfig {
+        security_context: MessageField::some(context),
+        ..Default::default()
+    };
+    let sandbox = Sandbox::read("k8s.io", request(&with_linux(linux))).unwrap();
+    assert_eq!(sandbox.spec.ids, BTreeSet::from([5, 70_000, 1_000_650_000]));
 }
 
 #[test]

@@ -83,7 +83,7 @@ fn the_example_file_is_accepted_and_shows_every_default() {
     assert_eq!(shown, defaults);
     assert_eq!(
         uncommented.lines().count(),
-        13,
+        14,
         "an option is missing in configs/bulkhead.toml"
     );
 }

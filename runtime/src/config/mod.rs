@@ -46,6 +46,9 @@ pub struct Config {
     pub kernel_parameters: String,
     /// Whether a pod gets host ids of its own: "auto" (unless its files cannot be mapped), "always" or "never". Default: "auto".
     pub id_mapping: IdMapping,
+    /// Folder of the locks on host ids: one for the host, so it is no option.
+    #[serde(skip)]
+    pub(crate) ids_dir: PathBuf,
     /// What reaches the log: "error", "warn", "info", "debug" or "trace". Default: "info".
     pub log_level: LogLevel,
 }
@@ -108,6 +111,7 @@ impl Default for Config {
             verbose_console: false,
             kernel_parameters: String::new(),
             id_mapping: IdMapping::Auto,
+            ids_dir: PathBuf::from("/run/bulkhead/.ids"),
             log_level: LogLevel::Info,
         }
     }

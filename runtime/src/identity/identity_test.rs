@@ -21,10 +21,10 @@ fn pod(annotation: Option<&str>) -> PodSpec {
     }
 }
 
-fn config(id_mapping: IdMapping, state: &Path) -> Config {
+fn config(id_mapping: IdMapping, ids: &Path) -> Config {
     Config {
         id_mapping,
-        state_dir: state.to_owned(),
+        ids_dir: ids.join("ids"),
         ..Config::default()
     }
 }
@@ -39,26 +39,27 @@ fn ids_are_those_of_the_process() {
 
 #[test]
 fn the_host_s_ids_are_kept_where_that_is_asked_for_and_allowed() {
-    let state = tempfile::tempdir().unwrap();
+    let parent = tempfile::tempdir().unwrap();
     for (annotation, mapping) in [
         (None, IdMapping::Never),
-        (Some("always"), IdMapping::Never),
+        (Some("auto"), IdMapping::Never),
         (Some("never"), IdMapping::Auto),
     ] {
-        let config = config(mapping, state.path());
+        let config = config(mapping, parent.path());
         let identity = Identity::take(&pod(annotation), None, &config, &mut Undo::default()).unwrap();
         assert!(identity.base().is_none() && identity.map().is_none() && identity.lock().is_none());
         assert_eq!(identity.extents()[0].count, u32::MAX);
     }
     for (annotation, mapping, says) in [
-        ("never", IdMapping::Always, "id_mapping = \"always\""),
+        ("never", IdMapping::Always, "the opposite"),
+        ("always", IdMapping::Never, "the opposite"),
         ("Never", IdMapping::Auto, "must be \"auto\""),
     ] {
-        let config = config(mapping, state.path());
+        let config = config(mapping, parent.path());
         let error = Identity::take(&pod(Some(annotation)), None, &config, &mut Undo::default()).unwrap_err();
         assert!(error.to_string().contains(says), "{error}");
     }
-    assert_eq!(std::fs::read_dir(state.path()).unwrap().count(), 0);
+    assert_eq!(std::fs::read_dir(parent.path()).unwrap().count(), 0);
 }
 
 /// Needs root, as the shim has.
@@ -67,8 +68,8 @@ fn living_pods_have_different_ids_and_leave_none_behind() {
     if !nix::unistd::geteuid().is_root() {
         return;
     }
-    let state = tempfile::tempdir().unwrap();
-    let config = config(IdMapping::Auto, state.path());
+    let parent = tempfile::tempdir().unwrap();
+    let config = config(IdMapping::Auto, parent.path());
     let mut undo = Undo::default();
     let first = Identity::take(&pod(None), None, &config, &mut undo).unwrap();
     let second = Identity::take(&pod(None), None, &config, &mut undo).unwrap();
@@ -87,5 +88,5 @@ fn living_pods_have_different_ids_and_leave_none_behind() {
     assert!(error.contains("70001") && error.contains(ANNOTATION), "{error}");
 
     undo.run().unwrap();
-    assert_eq!(std::fs::read_dir(state.path()).unwrap().count(), 0);
+    assert_eq!(std::fs::read_dir(parent.path()).unwrap().count(), 0);
 }

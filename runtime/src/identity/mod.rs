@@ -63,22 +63,7 @@ impl Identity {
         config: &Config,
         undo: &mut Undo,
     ) -> Result<Identity> {
-        let asked = match (pod.annotations.get(ANNOTATION).map(String::as_str), config.id_mapping) {
-            (None | Some("auto" | "always"), IdMapping::Never) => IdMapping::Never,
-            (Some("never"), IdMapping::Always) => {
-                return Err(Error::invalid(format!(
-                    "annotation {ANNOTATION} = \"never\": the config file says id_mapping = \"always\""
-                )));
-            }
-            (Some("never"), _) => IdMapping::Never,
-            (Some("always"), _) => IdMapping::Always,
-            (None | Some("auto"), mapping) => mapping,
-            (Some(other), _) => {
-                return Err(Error::invalid(format!(
-                    "annotation {ANNOTATION} = {other:?}: must be \"auto\", \"always\" or \"never\""
-                )));
-            }
-        };
+        let asked = asked_by(pod, config.id_mapping)?;
         if asked == IdMapping::Never {
             return Ok(Identity::HOST);
         }
@@ -158,7 +143,7 @@ impl Own {
             )));
         }
         let ranges = subordinate::ranges(Path::new("/etc"))?;
-        let (base, lock) = pool::take(&config.state_dir, &ranges, undo)?;
+        let (base, lock) = pool::take(&config.ids_dir, &ranges, undo)?;
         let extents = extents(base, high);
         let namespace = namespace::with_map(&extents).map_err(|e| {
             Error::internal(format!("cannot make a user namespace for the ids from {base}")).caused_by(e)
@@ -184,6 +169,27 @@ impl Own {
         rootfs::try_map(&container.rootfs, &container.bundle, root, self.map())?;
         volumes::try_map(spec, &container.bundle, self.map())
     }
+}
+
+/// What the config file and the pod's annotation say together.
+fn asked_by(pod: &PodSpec, config: IdMapping) -> Result<IdMapping> {
+    let annotation = match pod.annotations.get(ANNOTATION).map(String::as_str) {
+        None | Some("auto") => return Ok(config),
+        Some("always") => IdMapping::Always,
+        Some("never") => IdMapping::Never,
+        Some(other) => {
+            return Err(Error::invalid(format!(
+                "annotation {ANNOTATION} = {other:?}: must be \"auto\", \"always\" or \"never\""
+            )));
+        }
+    };
+    if config == IdMapping::Auto || config == annotation {
+        return Ok(annotation);
+    }
+    Err(Error::invalid(format!(
+        "annotation {ANNOTATION} of pod {}: the config file says the opposite (id_mapping)",
+        pod.id
+    )))
 }
 
 /// The map of a range that begins with `base`: the low ids as they are, each of the higher ones behind them.

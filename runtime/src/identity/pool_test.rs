@@ -7,12 +7,13 @@ const RANGES: [IdRange; 1] = [IdRange {
 
 #[test]
 fn a_range_is_free_when_its_last_holder_is_gone() {
-    let state = tempfile::tempdir().unwrap();
+    let parent = tempfile::tempdir().unwrap();
+    let folder = parent.path().join("ids");
     let mut undo = Undo::default();
-    let (first, shim) = take(state.path(), &RANGES, &mut undo).unwrap();
-    let (second, _other) = take(state.path(), &RANGES, &mut undo).unwrap();
+    let (first, shim) = take(&folder, &RANGES, &mut undo).unwrap();
+    let (second, _other) = take(&folder, &RANGES, &mut undo).unwrap();
     assert_eq!((first, second), (100_000, 100_000 + RANGE));
-    let error = take(state.path(), &RANGES, &mut undo).unwrap_err().to_string();
+    let error = take(&folder, &RANGES, &mut undo).unwrap_err().to_string();
     assert!(
         error.contains("all 2 ranges") && error.contains("/etc/subuid"),
         "{error}"
@@ -20,28 +21,26 @@ fn a_range_is_free_when_its_last_holder_is_gone() {
 
     let monitor = shim.try_clone().unwrap();
     drop(shim);
-    release(state.path(), first).unwrap();
-    assert!(
-        take(state.path(), &RANGES, &mut undo).is_err(),
-        "the monitor still holds it"
-    );
+    release(&folder, first).unwrap();
+    assert!(take(&folder, &RANGES, &mut undo).is_err(), "the monitor still holds it");
     drop(monitor);
-    release(state.path(), first).unwrap();
-    assert!(!file_of(state.path(), first).exists());
-    release(state.path(), first).unwrap();
-    let (again, _lock) = take(state.path(), &RANGES, &mut undo).unwrap();
+    release(&folder, first).unwrap();
+    assert!(!file_of(&folder, first).exists());
+    release(&folder, first).unwrap();
+    let (again, _lock) = take(&folder, &RANGES, &mut undo).unwrap();
     assert_eq!(again, first);
 
     undo.run().unwrap();
-    assert_eq!(std::fs::read_dir(state.path()).unwrap().count(), 0);
+    assert!(!folder.exists());
 }
 
 #[test]
 fn a_file_without_a_holder_keeps_nobody_away() {
-    let state = tempfile::tempdir().unwrap();
-    std::fs::create_dir(state.path().join(FOLDER)).unwrap();
-    std::fs::write(file_of(state.path(), 100_000), "").unwrap();
+    let parent = tempfile::tempdir().unwrap();
+    let folder = parent.path().join("ids");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(file_of(&folder, 100_000), "").unwrap();
     let mut undo = Undo::default();
-    assert_eq!(take(state.path(), &RANGES, &mut undo).unwrap().0, 100_000);
+    assert_eq!(take(&folder, &RANGES, &mut undo).unwrap().0, 100_000);
     undo.run().unwrap();
 }

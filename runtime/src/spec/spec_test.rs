@@ -195,3 +195,21 @@ fn unknown_capabilities_are_left_out() {
     let (exec, _) = exec_for_guest(&process, "exec e1").unwrap();
     assert_eq!(serde_json::from_slice::<Value>(&exec).unwrap()["capabilities"], left);
 }
+
+#[test]
+fn the_roots_propagation_is_told_in_the_agents_words() {
+    for (word, simple) in [
+        ("", "private"),
+        ("rslave", "slave"),
+        ("rshared", "shared"),
+        ("private", "private"),
+    ] {
+        let rewritten = rewritten(spec(json!({ "rootfsPropagation": word })));
+        assert_eq!(rewritten["linux"]["rootfsPropagation"], simple);
+    }
+    let error = for_guest(spec(json!({ "rootfsPropagation": "rslve" })), &id(), &nobody).unwrap_err();
+    assert!(
+        error.to_string().contains("linux.rootfsPropagation is \"rslve\""),
+        "{error}"
+    );
+}

@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::{Volume, prepare};
+use crate::error::Error;
 use crate::ids::ContainerId;
 use crate::pod::Undo;
 use crate::rootfs::{Access, Propagation};
@@ -71,4 +72,14 @@ fn shared_memory_of_a_kubernetes_pod_is_the_guests() {
     )
     .unwrap();
     assert_eq!(spec["mounts"][0]["source"], "/dev/shm");
+}
+
+#[test]
+fn a_message_names_the_users_path() {
+    let names = [("/s/c/mounts/10", "/ten"), ("/s/c/mounts/1", "/one")];
+    let error = Error::internal("cannot mount /s/c/mounts/1 and \"/s/c/mounts/10\"");
+    let error = names
+        .iter()
+        .fold(error, |error, (ours, theirs)| error.naming(ours, theirs));
+    assert_eq!(error.to_string(), "cannot mount /one and \"/ten\"");
 }
