@@ -11,6 +11,7 @@ use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, unshare};
 
 use super::sizing::Size;
+use super::sysctls;
 use super::types::{ContainerSpec, PodSpec};
 use super::undo::Undo;
 use crate::cgroup::{self, Limits};
@@ -29,6 +30,7 @@ pub(super) struct Ground {
     record: PodRecord,
     size: Size,
     identity: Arc<Identity>,
+    kernel_parameters: String,
 }
 
 impl Ground {
@@ -60,6 +62,11 @@ impl Ground {
             record,
             size,
             identity: Arc::new(identity),
+            kernel_parameters: format!(
+                "{} {}",
+                sysctls::parameters("/proc/sys".as_ref()),
+                config.kernel_parameters
+            ),
         })
     }
 
@@ -78,6 +85,7 @@ impl Ground {
             mut record,
             size,
             identity,
+            kernel_parameters,
         } = self;
         let (fds, kinds) = {
             let (folder, config, netns) = (folder.clone(), config.clone(), spec.network_namespace.clone());
@@ -102,7 +110,7 @@ impl Ground {
         let vm = VmSpec {
             vcpus: size.vcpus,
             memory_mib: size.memory_mib,
-            extra_cmdline: config.kernel_parameters.clone(),
+            extra_cmdline: kernel_parameters,
             verbose_console: config.verbose_console,
             jail: JailSpec {
                 uid_map: identity.extents(),

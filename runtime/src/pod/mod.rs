@@ -16,6 +16,7 @@ mod numbers;
 mod process;
 mod sizing;
 mod spec_input;
+mod sysctls;
 mod types;
 mod undo;
 
