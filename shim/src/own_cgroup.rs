@@ -6,11 +6,15 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
 /// Where cgroups are mounted.
 const ROOT: &str = "/sys/fs/cgroup";
+
+/// How long a killed process may stay in its cgroup.
+const DEATH: Duration = Duration::from_millis(500);
 
 /// Folder of all shims' cgroups.
 const PARENT: &str = "bulkhead-shims";
@@ -57,9 +61,15 @@ impl OwnCgroup {
     }
 }
 
-/// Removes the cgroup of a shim that is dead. Twice is fine.
+/// Removes the cgroup of a shim that is dead. Twice is fine. Blocks as long as a killed one takes to be gone.
 pub fn remove(namespace: &str, pod: &str) {
-    remove_folder(&folder(Path::new(ROOT), namespace, pod));
+    let folder = folder(Path::new(ROOT), namespace, pod);
+    let deadline = Instant::now() + DEATH;
+    remove_folder(&folder);
+    while folder.exists() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+        remove_folder(&folder);
+    }
 }
 
 fn folder(root: &Path, namespace: &str, pod: &str) -> PathBuf {

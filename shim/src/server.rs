@@ -95,12 +95,13 @@ async fn run(launch: Launch, listener: UnixListener) -> Result<()> {
     if let Some(path) = socket.strip_prefix("unix://") {
         bootstrap::remove_socket(path.as_ref());
     }
-    let _ = tokio::time::timeout(LAST_CALLS, clients.gone()).await;
-    let _ = tokio::time::timeout(LAST_CALLS, server.shutdown()).await;
-    queue.flush(LAST_EVENTS).await;
+    // Before anything is waited for: a `delete` that finds the socket gone does not wait long.
     if let Ok(Some(cgroup)) = cgroup.await {
         cgroup.leave();
     }
+    let _ = tokio::time::timeout(LAST_CALLS, clients.gone()).await;
+    let _ = tokio::time::timeout(LAST_CALLS, server.shutdown()).await;
+    queue.flush(LAST_EVENTS).await;
     Ok(())
 }
 

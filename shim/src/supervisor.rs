@@ -4,6 +4,7 @@
 //! A client that goes away cancels its call, so everything that changes the pod runs as a task of its own ([`detached`]).
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::future::Future;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -95,21 +96,35 @@ impl Supervisor {
         self.lock().clone()
     }
 
-    /// Creates a container: boots the pod for the first one. Gives its pid.
-    pub async fn create(self: &Arc<Self>, container: ContainerSpec, asked: RuntimeOptions) -> Result<u32> {
-        let id = container.id.to_string();
-        self.creations().entry(id.clone()).or_insert(false);
-        let created = self.create_in_pod(container, asked).await;
-        let given_up = self.creations().remove(&id).unwrap_or(false);
-        if given_up && created.is_ok() {
-            if let Some((pod, _)) = self.current() {
-                pod.delete(&id, None).await?;
+    /// Runs the whole creation of a container, which [`Supervisor::give_up`] may end.
+    pub async fn creating(self: &Arc<Self>, id: &str, creation: impl Future<Output = Result<u32>>) -> Result<u32> {
+        match self.creations().entry(id.to_owned()) {
+            Entry::Vacant(free) => drop(free.insert(false)),
+            Entry::Occupied(_) => {
+                let message = format!("container {id}: already exists");
+                return Err(Error::new(ErrorKind::AlreadyExists, message));
             }
-            self.shut_down_if_empty().await;
+        }
+        let created = creation.await;
+        let given_up = self.creations().remove(id).unwrap_or(false);
+        if given_up && created.is_ok() {
+            self.take_back(id).await;
             let message = format!("container {id}: was deleted while it was being created");
             return Err(Error::new(ErrorKind::NotFound, message));
         }
         created
+    }
+
+    async fn take_back(self: &Arc<Self>, id: &str) {
+        let Some((pod, _)) = self.current() else { return };
+        if let Err(error) = pod.delete(id, None).await {
+            tracing::warn!(id, %error, "a container that nobody wants any more cannot be deleted");
+            // A pod that bears its name was made for it.
+            if id == self.launch.pod_id.as_str() {
+                let _ = self.end().await;
+            }
+        }
+        self.shut_down_if_empty().await;
     }
 
     /// containerd deletes a container whose creation its client has given up, as soon as that, and asks no more. A creation that is
@@ -120,7 +135,8 @@ impl Supervisor {
         }
     }
 
-    async fn create_in_pod(self: &Arc<Self>, container: ContainerSpec, asked: RuntimeOptions) -> Result<u32> {
+    /// Creates a container: boots the pod for the first one. Gives its pid.
+    pub async fn create(self: &Arc<Self>, container: ContainerSpec, asked: RuntimeOptions) -> Result<u32> {
         phase::over("create", &container.id);
         let membership = {
             let (bundle, id) = (container.bundle.clone(), container.id.clone());

@@ -104,15 +104,18 @@ fn container_spec(request: &api::CreateTaskRequest) -> Result<ContainerSpec> {
 async fn create(supervisor: Arc<Supervisor>, request: api::CreateTaskRequest) -> Result<u32> {
     let container = container_spec(&request)?;
     let options = RuntimeOptions::decode(request.options.as_ref())?;
-    if supervisor
-        .current()
-        .is_some_and(|(_, origin)| origin == Origin::Sandbox)
-    {
-        let (sandbox, bundle) = (supervisor.launch().bundle.clone(), container.bundle.clone());
-        blocking(move || sandbox_files::complete(&sandbox, &bundle)).await?;
-    }
     let pid_file = container.bundle.join("init.pid");
-    let pid = supervisor.create(container, options).await?;
+    let creation = async {
+        if supervisor
+            .current()
+            .is_some_and(|(_, origin)| origin == Origin::Sandbox)
+        {
+            let (sandbox, bundle) = (supervisor.launch().bundle.clone(), container.bundle.clone());
+            blocking(move || sandbox_files::complete(&sandbox, &bundle)).await?;
+        }
+        supervisor.create(container, options).await
+    };
+    let pid = supervisor.creating(&request.id, creation).await?;
     // Before anything is waited for: the exit of an init that ends at once comes after it.
     let event = TaskCreate {
         container_id: request.id,
@@ -429,6 +432,8 @@ impl Task for TaskService {
     }
 
     async fn update(&self, _: &TtrpcContext, request: api::UpdateTaskRequest) -> ttrpc::Result<api::Empty> {
+        let pod = self.pod(&request.id).map_err(answer)?;
+        pod.state(&request.id, None).await.map_err(answer)?;
         if asks_for_nothing(&request.resources.value) {
             return Ok(api::Empty::default());
         }

@@ -66,10 +66,14 @@ impl FileSystem for Share {
     /// The size of a file in /proc or /sys says nothing: the guest must not stop reading at it.
     fn open(&self, ctx: Context, inode: u64, kill_priv: bool, flags: u32) -> io::Result<(Option<u64>, OpenOptions)> {
         let (handle, mut options) = self.files.open(ctx, inode, kill_priv, flags)?;
-        let (attributes, _) = self.files.getattr(ctx, inode, handle)?;
-        let regular = attributes.mode & libc::S_IFMT == libc::S_IFREG;
-        // File systems without blocks have no files with contents of their own.
-        if regular && attributes.blocks == 0 && self.files.statfs(ctx, inode)?.f_blocks == 0 {
+        let is_made_up = || -> io::Result<bool> {
+            let (attributes, _) = self.files.getattr(ctx, inode, handle)?;
+            let regular = attributes.mode & libc::S_IFMT == libc::S_IFREG;
+            // Neither has the file blocks, nor the whole file system.
+            Ok(regular && attributes.blocks == 0 && self.files.statfs(ctx, inode)?.f_blocks == 0)
+        };
+        // The file is open, whatever cannot be learned about it.
+        if is_made_up().unwrap_or(false) {
             options.insert(OpenOptions::DIRECT_IO);
             options.remove(OpenOptions::KEEP_CACHE);
         }

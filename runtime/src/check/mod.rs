@@ -10,6 +10,7 @@ use nix::sys::statvfs::statvfs;
 use serde::Serialize;
 
 use crate::config::Config;
+use crate::identity;
 
 /// Least free space below the state folder, bytes.
 const STATE_SPACE: u64 = 1 << 20;
@@ -213,17 +214,12 @@ impl Host {
     fn idmapped_mounts(&self) -> Finding {
         let release = self.text("proc/sys/kernel/osrelease");
         let release = release.trim();
-        match version(release) {
-            Some(version) if version >= (6, 3) => ok("idmap", &format!("idmapped mounts (Linux {release})")),
-            Some(version) if version >= (5, 19) => warn(
-                "idmap",
-                &format!("Linux {release} has no idmapped mounts for files on a tmpfs"),
-                "Kubernetes pods then share the host's user ids; Linux 6.3 or newer keeps them apart",
-            ),
+        match identity::version(release) {
+            Some(version) if version >= identity::KERNEL => ok("idmap", &format!("idmapped mounts (Linux {release})")),
             Some(version) if version >= (5, 12) => warn(
                 "idmap",
-                &format!("Linux {release} has no idmapped mounts for overlayfs"),
-                "pods then share the host's user ids; Linux 6.3 or newer keeps them apart",
+                &format!("Linux {release} has no idmapped mounts for all that a pod has"),
+                "pods share the host's user ids; Linux 6.3 or newer keeps them apart",
             ),
             Some(_) => fail(
                 "idmap",
@@ -290,12 +286,6 @@ impl Host {
         }
         warn(name, &format!("/{node} is missing: {without}"), remedy)
     }
-}
-
-/// The first two numbers of a kernel release.
-fn version(release: &str) -> Option<(u32, u32)> {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 fn ok(name: &'static str, found: &str) -> Finding {

@@ -32,9 +32,12 @@ fn config(id_mapping: IdMapping, ids: &Path) -> Config {
 #[test]
 fn ids_are_those_of_the_process() {
     let spec = json!({ "process": { "user": { "uid": 70_000, "gid": 65_535, "additionalGids": [5, 65_536, 4_294_967_295u32] } } });
-    assert_eq!(ids_of(&spec), BTreeSet::from([5, 65_535, 65_536, 70_000]));
-    assert_eq!(high(&ids_of(&spec)), BTreeSet::from([65_536, 70_000]));
-    assert!(ids_of(&json!({ "process": { "user": { "uid": "x" } } })).is_empty());
+    assert_eq!(
+        ids_of(spec.get("process")),
+        BTreeSet::from([5, 65_535, 65_536, 70_000, u32::MAX])
+    );
+    assert_eq!(high(&ids_of(spec.get("process"))), BTreeSet::from([65_536, 70_000]));
+    assert!(ids_of(Some(&json!({ "user": { "uid": "x" } }))).is_empty() && ids_of(None).is_empty());
 }
 
 #[test]
@@ -47,7 +50,7 @@ fn the_host_s_ids_are_kept_where_that_is_asked_for_and_allowed() {
     ] {
         let config = config(mapping, parent.path());
         let identity = Identity::take(&pod(annotation), None, &config, &mut Undo::default()).unwrap();
-        assert!(identity.base().is_none() && identity.map().is_none() && identity.lock().is_none());
+        assert!(identity.base().is_none() && identity.map().is_none() && identity.take_lock().is_none());
         assert_eq!(identity.extents()[0].count, u32::MAX);
     }
     for (annotation, mapping, says) in [
@@ -80,13 +83,26 @@ fn living_pods_have_different_ids_and_leave_none_behind() {
     assert_eq!((extents[0].outside, extents[0].count, extents.len()), (bases.0, LOW, 3));
     assert_eq!((last.inside, last.outside), (1_000_650_000, bases.0 + LOW + 1));
 
-    let of = |uid: u32| json!({ "process": { "user": { "uid": uid } } });
+    let of = |uid: u32| json!({ "user": { "uid": uid } });
     for known in [0, 65_535, 70_000, 1_000_650_000] {
-        first.check(&of(known)).unwrap();
+        first.check(Some(&of(known))).unwrap();
     }
-    let error = first.check(&of(70_001)).unwrap_err().to_string();
+    let error = first.check(Some(&of(70_001))).unwrap_err().to_string();
     assert!(error.contains("70001") && error.contains(ANNOTATION), "{error}");
 
+    // The monitors end before what they had is taken back.
+    drop((first, second));
     undo.run().unwrap();
     assert_eq!(std::fs::read_dir(parent.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn as_many_high_ids_as_are_allowed_fit_into_a_map() {
+    let high: BTreeSet<u32> = (0..HIGH as u32).map(|n| 4_000_000_000 + 2 * n).collect();
+    let lines = extents(2_147_000_000, &high);
+    let text: usize = lines
+        .iter()
+        .map(|line| format!("{} {} {}\n", line.inside, line.outside, line.count).len())
+        .sum();
+    assert!(text < 4096, "{text}");
 }

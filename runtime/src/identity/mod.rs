@@ -14,8 +14,9 @@ mod pool;
 mod subordinate;
 
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use bulkhead_vmm_control::IdExtent;
 use serde_json::Value;
@@ -30,14 +31,18 @@ use crate::{rootfs, spec, volumes};
 /// Ids of a pod that are always mapped, and of which a range on the host begins with as many.
 const LOW: u32 = 65_536;
 
-/// Higher ids that a pod can have besides. user_namespaces(7): a map has at most 340 lines.
-const HIGH: usize = 256;
+/// Higher ids that a pod can have besides, each on a line of at most 24 bytes: a map must be shorter than a page
+/// (user_namespaces(7)).
+const HIGH: usize = 160;
 
 /// Host ids of one pod.
 const RANGE: u32 = LOW + HIGH as u32;
 
 /// Pods with this annotation set to "never" keep the host's ids, where the config allows it.
-const ANNOTATION: &str = "io.bulkhead.id_mapping";
+pub(crate) const ANNOTATION: &str = "io.bulkhead.id_mapping";
+
+/// The first kernel that maps all that a pod commonly has: overlays (5.19), and files on a tmpfs, such as Kubernetes' secrets.
+pub(crate) const KERNEL: (u32, u32) = (6, 3);
 
 /// Who a pod is on the host. Users and groups have the same map.
 #[derive(Debug)]
@@ -48,7 +53,8 @@ struct Own {
     base: u32,
     extents: Vec<IdExtent>,
     namespace: OwnedFd,
-    lock: OwnedFd,
+    /// Until the monitor has it.
+    lock: Mutex<Option<OwnedFd>>,
 }
 
 impl Identity {
@@ -73,18 +79,22 @@ impl Identity {
         };
         let mut step = Undo::default();
         let own = Own::take(config, &high(&pod.ids), &mut step)?;
-        let unmapped = first.and_then(|(first, spec)| own.unmappable(first, &spec).err());
+        let unmapped = kernel_is_new()
+            .and_then(|()| first.map_or(Ok(()), |(first, spec)| own.try_map(first, &spec)))
+            .err();
         match unmapped {
             None => {
                 undo.append(step);
                 Ok(Identity(Some(own)))
             }
             Some(cause) if asked == IdMapping::Always => {
+                drop(own);
                 let _ = step.run();
                 Err(cause.context("a range of host ids of its own is required (id_mapping = \"always\")"))
             }
             Some(cause) => {
                 tracing::warn!("pod {}: runs with the host's user ids: {cause}", pod.id);
+                drop(own);
                 step.run()?;
                 Ok(Identity::HOST)
             }
@@ -113,20 +123,21 @@ impl Identity {
         self.0.as_ref().map(Own::map)
     }
 
-    /// What the monitor has to hold as long as it lives: nobody else gets the range until it has ended.
-    pub(crate) fn lock(&self) -> Option<BorrowedFd<'_>> {
-        self.0.as_ref().map(|own| own.lock.as_fd())
+    /// What the monitor has to hold as long as it lives: nobody else gets the range until it has ended. Once.
+    pub(crate) fn take_lock(&self) -> Option<OwnedFd> {
+        let own = self.0.as_ref()?;
+        own.lock.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Refuses a further container whose ids have no place in the range, which cannot grow.
-    pub(crate) fn check(&self, spec: &Value) -> Result<()> {
+    /// Refuses a further process whose ids have no place in the range, which cannot grow.
+    pub(crate) fn check(&self, process: Option<&Value>) -> Result<()> {
         let Some(own) = &self.0 else { return Ok(()) };
         let mapped = |id: &u32| own.extents.iter().any(|e| e.inside <= *id && id - e.inside < e.count);
-        match high(&ids_of(spec)).iter().find(|id| !mapped(id)) {
+        match high(&ids_of(process)).iter().find(|id| !mapped(id)) {
             None => Ok(()),
             Some(id) => Err(Error::invalid(format!(
-                "user or group {id} is not among the ids of the pod, which are 0 to {} and the higher ones that its sandbox names: \
-                 name it there (in Kubernetes the pod's securityContext), or annotate the pod with {ANNOTATION}: \"never\"",
+                "user or group {id} is not among the ids of the pod, which are 0 to {} and the higher ones that its first process \
+                 has: give it this id (in Kubernetes by runAsUser of the pod), or annotate the pod with {ANNOTATION}: \"never\"",
                 LOW - 1
             ))),
         }
@@ -143,7 +154,7 @@ impl Own {
             )));
         }
         let ranges = subordinate::ranges(Path::new("/etc"))?;
-        let (base, lock) = pool::take(&config.ids_dir, &ranges, undo)?;
+        let (base, theirs) = pool::take(&config.ids_dir, &ranges, undo)?;
         let extents = extents(base, high);
         let namespace = namespace::with_map(&extents).map_err(|e| {
             Error::internal(format!("cannot make a user namespace for the ids from {base}")).caused_by(e)
@@ -152,7 +163,7 @@ impl Own {
             base,
             extents,
             namespace,
-            lock,
+            lock: Mutex::new(Some(theirs)),
         })
     }
 
@@ -163,8 +174,8 @@ impl Own {
         }
     }
 
-    /// Why the container's files cannot be mapped. Whatever else is wrong with them is found when they are mounted.
-    fn unmappable(&self, container: &ContainerSpec, spec: &Value) -> Result<()> {
+    /// Fails with what of the container's files cannot be mapped. Whatever else is wrong with them is found when they are mounted.
+    fn try_map(&self, container: &ContainerSpec, spec: &Value) -> Result<()> {
         let root = spec::text(spec, "/root/path");
         rootfs::try_map(&container.rootfs, &container.bundle, root, self.map())?;
         volumes::try_map(spec, &container.bundle, self.map())
@@ -209,21 +220,38 @@ fn extents(base: u32, high: &BTreeSet<u32>) -> Vec<IdExtent> {
 
 /// Those of some ids that are higher than the low ones.
 fn high(ids: &BTreeSet<u32>) -> BTreeSet<u32> {
-    ids.iter().copied().filter(|id| *id >= LOW).collect()
+    // The highest of all is no id (chown(2)).
+    ids.range(LOW..u32::MAX).copied().collect()
 }
 
-/// User and group ids that a container's process has by its spec.
-pub(crate) fn ids_of(spec: &Value) -> BTreeSet<u32> {
-    let user = spec.pointer("/process/user");
+/// User and group ids that a process has by its OCI description.
+pub(crate) fn ids_of(process: Option<&Value>) -> BTreeSet<u32> {
+    let user = process.and_then(|process| process.get("user"));
     let single = ["uid", "gid"].iter().filter_map(|key| user?.get(*key));
     let groups = user
         .and_then(|user| user.get("additionalGids"))
         .and_then(Value::as_array);
     let ids = single.chain(groups.into_iter().flatten()).filter_map(Value::as_u64);
-    // The highest of all is no id (chown(2)).
-    ids.filter_map(|id| u32::try_from(id).ok())
-        .filter(|id| *id != u32::MAX)
-        .collect()
+    ids.filter_map(|id| u32::try_from(id).ok()).collect()
+}
+
+fn kernel_is_new() -> Result<()> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    match version(&release) {
+        Some(version) if version >= KERNEL => Ok(()),
+        _ => Err(Error::invalid(format!(
+            "Linux {} cannot map all files of a pod, {}.{} can",
+            release.trim(),
+            KERNEL.0,
+            KERNEL.1
+        ))),
+    }
+}
+
+/// The first two numbers of a kernel release.
+pub(crate) fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 #[cfg(test)]

@@ -6,25 +6,38 @@ use std::io::ErrorKind as IoErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::fcntl::OFlag;
 
 use super::RANGE;
 use super::subordinate::IdRange;
 use crate::error::{Error, Result};
 use crate::pod::Undo;
 
-/// How often a folder that vanishes with its last file at the wrong moment is made again.
-const ATTEMPTS: u32 = 10;
+/// How often something that others change at the same time is tried.
+const ATTEMPTS: u32 = 20;
+/// Between two looks whether a monitor has ended.
+const PAUSE: Duration = Duration::from_millis(50);
 
-/// Takes the first free range. Gives its first id and what must stay open for it to stay taken.
+/// Takes the first free range. Gives its first id and the monitor's hold on it; ours lasts until `undo` runs, which must be when the
+/// monitor has ended.
 pub(super) fn take(folder: &Path, ranges: &[IdRange], undo: &mut Undo) -> Result<(u32, OwnedFd)> {
+    let held = held(folder);
     let mut count = 0;
     for base in ranges.iter().flat_map(|range| range.parts(RANGE)) {
         count += 1;
-        if let Some(file) = try_take(folder, base)? {
-            let lock = OwnedFd::from(file);
+        // Ranges of another layout, from before the administrator changed it.
+        if held.iter().any(|other| *other != base && other.abs_diff(base) < RANGE) {
+            continue;
+        }
+        if let Some((ours, theirs)) = try_take(folder, base)? {
             let folder = folder.to_owned();
-            undo.push(format!("host ids from {base}"), move || remove(&folder, base));
-            return Ok((base, lock));
+            undo.push(format!("host ids from {base}"), move || {
+                drop(ours);
+                give_back(&folder, base)
+            });
+            return Ok((base, theirs.into()));
         }
     }
     Err(Error::precondition(format!(
@@ -32,13 +45,43 @@ pub(super) fn take(folder: &Path, ranges: &[IdRange], undo: &mut Undo) -> Result
     )))
 }
 
+/// First ids of the ranges that somebody holds.
+fn held(folder: &Path) -> Vec<u32> {
+    let names = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let bases = names.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    bases
+        .filter(|base| File::open(file_of(folder, *base)).is_ok_and(|file| file.try_lock().is_err()))
+        .collect()
+}
+
+/// A killed monitor may take a moment to end; should it take longer, the file stays until the next pod that takes the range.
+fn give_back(folder: &Path, base: u32) -> Result<()> {
+    for _ in 0..ATTEMPTS {
+        release(folder, base)?;
+        if !file_of(folder, base).exists() {
+            return Ok(());
+        }
+        std::thread::sleep(PAUSE);
+    }
+    tracing::warn!("host ids from {base}: the pod's monitor still has them");
+    Ok(())
+}
+
 /// Removes what a pod left of its range. A range that somebody holds, and one that is not there, stay as they are.
 pub(crate) fn release(folder: &Path, base: u32) -> Result<()> {
-    match lock(&file_of(folder, base), false) {
-        Ok(Some(_lock)) => remove(folder, base),
+    let path = file_of(folder, base);
+    let failed = |e| Error::io("cannot give back a range of host ids by", &path, e);
+    match lock(&path, false) {
         Ok(None) => Ok(()),
         Err(error) if error.kind() == IoErrorKind::NotFound => Ok(()),
-        Err(error) => Err(Error::io("cannot lock", &file_of(folder, base), error)),
+        Err(error) => Err(failed(error)),
+        Ok(Some(_alone)) => {
+            // Nobody else removes or takes it while the lock is held.
+            std::fs::remove_file(&path).map_err(failed)?;
+            // Others may have theirs in it.
+            let _ = std::fs::remove_dir(folder);
+            Ok(())
+        }
     }
 }
 
@@ -46,14 +89,15 @@ fn file_of(folder: &Path, base: u32) -> PathBuf {
     folder.join(base.to_string())
 }
 
-fn try_take(folder: &Path, base: u32) -> Result<Option<File>> {
+/// Our hold and the monitor's: two open files, so that the monitor cannot let go of ours.
+fn try_take(folder: &Path, base: u32) -> Result<Option<(File, File)>> {
     let path = file_of(folder, base);
     let failed = |e| Error::io("cannot take a range of host ids by", &path, e);
     for _ in 0..ATTEMPTS {
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(0o700);
         builder.create(folder).map_err(failed)?;
-        match lock(&path, true) {
+        match hold(&path) {
             Err(error) if error.kind() == IoErrorKind::NotFound => {}
             result => return result.map_err(failed),
         }
@@ -61,31 +105,38 @@ fn try_take(folder: &Path, base: u32) -> Result<Option<File>> {
     Err(failed(IoErrorKind::NotFound.into()))
 }
 
-/// The locked file; `None` when somebody else has it.
-fn lock(path: &Path, create: bool) -> std::io::Result<Option<File>> {
-    let mut options = File::options();
-    let file = options.write(true).create(create).mode(0o600).open(path)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Ok(None),
-        Err(TryLockError::Error(error)) => return Err(error),
-    }
-    // Its last owner may have removed it between the two calls: then this lock keeps nobody away.
-    let (held, named) = (file.metadata()?, std::fs::metadata(path)?);
-    Ok((held.ino() == named.ino()).then_some(file))
+fn hold(path: &Path) -> std::io::Result<Option<(File, File)>> {
+    let Some(ours) = lock(path, true)? else {
+        return Ok(None);
+    };
+    let theirs = File::open(path)?;
+    // From one kind of lock to the other there is a moment without (flock(2)): whoever is faster then has it.
+    let shared = locked(ours.try_lock_shared())? && locked(theirs.try_lock_shared())?;
+    Ok((shared && is_at(&ours, path)? && is_at(&theirs, path)?).then_some((ours, theirs)))
 }
 
-/// Removes the file, whose lock is held, and the folder when it was the last.
-fn remove(folder: &Path, base: u32) -> Result<()> {
-    let path = file_of(folder, base);
-    match std::fs::remove_file(&path) {
-        Err(e) if e.kind() != IoErrorKind::NotFound => Err(Error::io("cannot remove", &path, e)),
-        _ => {
-            // Others may have theirs in it.
-            let _ = std::fs::remove_dir(folder);
-            Ok(())
-        }
+/// The file, which nobody else holds; `None` when somebody does.
+fn lock(path: &Path, create: bool) -> std::io::Result<Option<File>> {
+    let mut options = File::options();
+    if create {
+        // Without write access, which the monitor is not to inherit.
+        options.custom_flags(OFlag::O_CREAT.bits());
     }
+    let file = options.read(true).mode(0o600).open(path)?;
+    // Its last owner may have removed it between the calls: then the lock keeps nobody away.
+    Ok((locked(file.try_lock())? && is_at(&file, path)?).then_some(file))
+}
+
+fn locked(result: Result<(), TryLockError>) -> std::io::Result<bool> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+fn is_at(file: &File, path: &Path) -> std::io::Result<bool> {
+    Ok(file.metadata()?.ino() == std::fs::metadata(path)?.ino())
 }
 
 #[cfg(test)]

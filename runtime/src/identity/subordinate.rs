@@ -3,16 +3,17 @@
 use std::io::ErrorKind as IoErrorKind;
 use std::path::Path;
 
-use super::RANGE;
+use super::{LOW, RANGE};
 use crate::error::{Error, Result};
 
 /// Whose entries are for pods.
 const OWNER: &str = "bulkhead";
 
-/// Without an entry: what neither distributions, systemd nor the shadow tools give away (systemd's document UIDS-GIDS).
+/// Without an entry: what neither distributions, systemd nor the shadow tools give away (systemd's document UIDS-GIDS): from the end of
+/// systemd's containers to its foreign ids.
 const DEFAULT: IdRange = IdRange {
     first: 1_879_048_192,
-    count: 268_435_456,
+    count: 2_147_352_576 - 1_879_048_192,
 };
 
 /// Consecutive host ids.
@@ -52,15 +53,35 @@ pub(super) fn ranges(etc: &Path) -> Result<Vec<IdRange>> {
             .filter(|part| !others.iter().any(|other| other.overlaps(*part)))
             .collect());
     }
-    let both: Vec<IdRange> = our_users
+    let broken = |what: &str| {
+        let etc = etc.display();
+        Err(Error::precondition(format!(
+            "lines of \"{OWNER}\" in {etc}/subuid and {etc}/subgid: {what}: correct or remove them"
+        )))
+    };
+    let mut both: Vec<IdRange> = our_users
         .into_iter()
         .filter(|range| range.count >= RANGE && our_groups.contains(range))
         .collect();
+    both.sort_by_key(|range| range.first);
+    both.dedup();
+    let others = users.iter().chain(&groups).filter(|(owner, _)| owner != OWNER);
     if both.is_empty() {
-        return Err(Error::precondition(format!(
-            "no line of \"{OWNER}\" in {etc}/subuid stands in {etc}/subgid too and has at least {RANGE} ids: correct or remove them",
-            etc = etc.display()
-        )));
+        return broken(&format!("none stands in both files and has at least {RANGE} ids"));
+    }
+    if both.iter().any(|range| range.first < LOW) {
+        return broken("ids below 65536 are the host's own");
+    }
+    if both
+        .windows(2)
+        .any(|pair| matches!(pair, [one, next] if one.overlaps(*next)))
+    {
+        return broken("two of them overlap");
+    }
+    for (owner, other) in others {
+        if both.iter().any(|range| range.overlaps(*other)) {
+            return broken(&format!("they overlap with those of {owner:?}"));
+        }
     }
     Ok(both)
 }

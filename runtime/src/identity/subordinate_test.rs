@@ -9,7 +9,7 @@ fn ranges_of(users: &str, groups: &str) -> Result<Vec<IdRange>> {
 
 #[test]
 fn our_lines_count_when_they_stand_in_both_files() {
-    let users = "# comment\ndev:100000:65536\nbulkhead:300000:200000\nbulkhead:900000:70000\nbulkhead:7:8\n";
+    let users = "# comment\ndev:100000:65536\nbulkhead:300000:200000\nbulkhead:900000:70000\nbulkhead:7:8\nbulkhead:300000:200000\n";
     let groups = "bulkhead:300000:200000\nbulkhead:900000:70001\nbulkhead:7:8\n";
     let expected = IdRange {
         first: 300_000,
@@ -20,8 +20,18 @@ fn our_lines_count_when_they_stand_in_both_files() {
         expected.parts(RANGE).collect::<Vec<_>>(),
         [300_000, 300_000 + RANGE, 300_000 + 2 * RANGE]
     );
-    let error = ranges_of("bulkhead:1:2", "").unwrap_err().to_string();
-    assert!(error.contains("subgid"), "{error}");
+    for (lines, what) in [
+        ("bulkhead:100000:2", "has at least"),
+        ("bulkhead:0:100000", "below 65536"),
+        ("bulkhead:100000:100000\nbulkhead:150000:100000", "overlap"),
+        (
+            "bulkhead:100000:100000\ndockremap:165536:65536",
+            "those of \"dockremap\"",
+        ),
+    ] {
+        let error = ranges_of(lines, lines).unwrap_err().to_string();
+        assert!(error.contains("subgid") && error.contains(what), "{error}");
+    }
 }
 
 #[test]

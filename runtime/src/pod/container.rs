@@ -86,7 +86,7 @@ fn mount(
 ) -> Result<(Value, Vec<(String, String)>)> {
     let mut spec = spec::load(&container.bundle)?;
     identity
-        .check(&spec)
+        .check(spec.get("process"))
         .map_err(|e| e.context(format!("container {}", container.id)))?;
     let folders = rootfs::make_folders(share, &container.id, undo)?;
     let root_path = text(&spec, "/root/path").map(str::to_owned);

@@ -157,10 +157,7 @@ fn open_fds(
         .map_err(|e| Error::io("cannot open the pod's share", &share, e))?;
     fds.push((BootFd::Share, share.into()));
     fds.push((BootFd::NetworkNamespace, network_namespace(netns)?));
-    if let Some(lock) = identity.lock() {
-        let lock = lock
-            .try_clone_to_owned()
-            .map_err(|e| Error::internal("cannot share the lock of the pod's host ids").caused_by(e))?;
+    if let Some(lock) = identity.take_lock() {
         fds.push((BootFd::IdsLock, lock));
     }
     if config.verbose_console {

@@ -39,7 +39,7 @@ fn from_spec(namespace: &str, id: ContainerId, spec: &Value) -> Result<PodSpec> 
         cgroup_path: text(spec, "/linux/cgroupsPath").map(str::to_owned),
         resources,
         oom_score_adj: oom_score_adj.filter(|_| !sandbox),
-        ids: identity::ids_of(spec),
+        ids: identity::ids_of(spec.get("process")),
         annotations,
         id,
     })

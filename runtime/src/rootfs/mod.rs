@@ -4,6 +4,7 @@
 //! Everything here blocks. Sources and options come from containerd and are trusted as far as runc trusts them; the names
 //! below the share are ours.
 
+mod apart;
 mod mount;
 mod options;
 mod overlay;

@@ -7,14 +7,19 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::Map;
+use super::apart;
 use super::options::MountOptions;
 use super::overlay::Layers;
 use super::tree::{self, Access, Manner, Propagation};
 use crate::error::{Error, Result};
+use crate::identity;
 use crate::pod::{RootfsMount, Undo};
 
 /// mount(2) takes one page of data, the final zero included.
 const MAX_DATA: usize = 4095;
+
+/// The answers of file systems that do not know maps, of mounts that have one, and of old kernels.
+const UNMAPPABLE: [Errno; 4] = [Errno::EINVAL, Errno::EPERM, Errno::ENOSYS, Errno::EOPNOTSUPP];
 
 /// Mounts one of containerd's entries at its place below `target`.
 pub(super) fn mount_entry(entry: &RootfsMount, target: &Path, map: Option<Map<'_>>, undo: &mut Undo) -> Result<()> {
@@ -35,7 +40,7 @@ pub(super) fn mount_entry(entry: &RootfsMount, target: &Path, map: Option<Map<'_
     Ok(())
 }
 
-/// Mounts a file system at `target`, or gives it to be put there.
+/// Mounts a file system at `target`, or gives it to be put there: what is mapped is so from the first moment that it is seen.
 fn mount_tree(
     entry: &RootfsMount,
     target: &Path,
@@ -47,22 +52,23 @@ fn mount_tree(
         let layers = Layers::of(&options.data).ok_or(if map.is_some() { Errno::EINVAL } else { Errno::E2BIG })?;
         return layers.mount(&entry.source, options.flags, target, map).map(Some);
     }
-    mount(
-        Some(entry.source.as_str()),
-        target,
-        Some(entry.fstype.as_str()),
-        options.flags,
-        Some(data.as_str()).filter(|data| !data.is_empty()),
-    )?;
-    let Some(map) = map else { return Ok(None) };
-    let manner = Manner {
-        recursive: false,
-        access: Access::Write,
-        propagation: Propagation::Private,
-        map: Some(map),
+    let mount_at = |target: &Path| {
+        mount(
+            Some(entry.source.as_str()),
+            target,
+            Some(entry.fstype.as_str()),
+            options.flags,
+            Some(data.as_str()).filter(|data| !data.is_empty()),
+        )
     };
-    let mapped = tree::copy(target, &manner);
-    umount2(target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)?;
+    let Some(map) = map else {
+        return mount_at(target).map(|()| None);
+    };
+    let mapped = apart::mount(target, || {
+        apart::make_folder("m")?;
+        mount_at("m".as_ref())?;
+        tree::copy("m".as_ref(), &Manner::alone(Some(map)))
+    });
     mapped.map(Some)
 }
 
@@ -85,7 +91,15 @@ fn bind_manner<'a>(entry: &RootfsMount, options: &MountOptions, map: Option<Map<
 
 /// Binds `source` (a folder or anything else) at `target`, which must exist as the same sort of thing.
 pub(crate) fn bind(source: &Path, target: &Path, manner: &Manner<'_>, undo: &mut Undo) -> Result<()> {
-    let tree = tree::copy(source, manner).map_err(|e| Error::io("cannot bind", source, e))?;
+    let tree = tree::copy(source, manner).map_err(|e| match e {
+        e if manner.map.is_some() && UNMAPPABLE.contains(&e) => Error::invalid(format!(
+            "the owners of {} cannot be mapped to the pod's host ids: annotate the pod with {}: \"never\"",
+            source.display(),
+            identity::ANNOTATION
+        ))
+        .caused_by(e),
+        e => Error::io("cannot bind", source, e),
+    })?;
     tree::attach(&tree, target).map_err(|e| Error::io("cannot bind at", target, e))?;
     push_detach(target, undo);
     Ok(())
@@ -108,12 +122,7 @@ pub(super) fn try_map_entry(entry: &RootfsMount, map: Map<'_>) -> Result<()> {
             "overlay with the options {data:?} cannot be mapped"
         )));
     };
-    let manner = Manner {
-        recursive: false,
-        access: Access::Write,
-        propagation: Propagation::Private,
-        map: Some(map),
-    };
+    let manner = Manner::alone(Some(map));
     layers
         .folders()
         .into_iter()
@@ -123,10 +132,7 @@ pub(super) fn try_map_entry(entry: &RootfsMount, map: Map<'_>) -> Result<()> {
 /// Fails when `source` is there and cannot be mapped.
 pub(crate) fn try_map_bind(source: &Path, manner: &Manner<'_>) -> Result<()> {
     match tree::copy(source, manner) {
-        // The answers of file systems that do not know maps, of mounts that have one, and of old kernels.
-        Err(e @ (Errno::EINVAL | Errno::EPERM | Errno::ENOSYS | Errno::EOPNOTSUPP)) => {
-            Err(Error::io("cannot map", source, e))
-        }
+        Err(e) if UNMAPPABLE.contains(&e) => Err(Error::io("cannot map", source, e)),
         _ => Ok(()),
     }
 }

@@ -1,7 +1,5 @@
-//! Overlays whose layers are mapped mounts, or too many for one page of mount options.
-//!
-//! Such an overlay is mounted on a thread in a mount namespace of its own, where each layer has a short name and nobody else sees
-//! the mapped copies; the overlay comes back as a mount in no tree, and the rest vanishes with the thread.
+//! Overlays whose layers are mapped mounts, or too many for one page of mount options: they are mounted apart, where each layer has
+//! a short name and nobody else sees the mapped copies.
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
@@ -9,11 +7,11 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::statvfs::{FsFlags, statvfs};
 
 use super::Map;
-use super::tree::{self, Access, Manner, Propagation};
+use super::apart;
+use super::tree::{self, Manner};
 
 /// The folders of an overlay, and what else its options say.
 #[derive(Debug, PartialEq, Eq)]
@@ -61,7 +59,7 @@ impl Layers {
         upper.chain(self.lower.iter().map(PathBuf::as_path)).collect()
     }
 
-    /// Mounts them. `scratch` is a folder of the host that is covered meanwhile for nobody else.
+    /// Mounts them; `scratch` as for [`apart::mount`].
     pub(super) fn mount(
         self,
         source: &str,
@@ -69,36 +67,13 @@ impl Layers {
         scratch: &Path,
         map: Option<Map<'_>>,
     ) -> Result<OwnedFd, Errno> {
-        std::thread::scope(|scope| {
-            let work = || self.mount_apart(source, flags, scratch, map);
-            let thread = std::thread::Builder::new().name("overlay".into());
-            let thread = thread.spawn_scoped(scope, work);
-            let thread = thread.map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(0)))?;
-            thread.join().map_err(|_| Errno::ECANCELED)?
-        })
+        apart::mount(scratch, || self.mount_here(source, flags, map))
     }
 
-    fn mount_apart(
-        &self,
-        source: &str,
-        flags: MsFlags,
-        scratch: &Path,
-        map: Option<Map<'_>>,
-    ) -> Result<OwnedFd, Errno> {
-        const NONE: Option<&str> = None;
-        unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS)?;
-        mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)?;
-        mount(Some("layers"), scratch, Some("tmpfs"), MsFlags::empty(), NONE)?;
-        nix::unistd::chdir(scratch)?;
-        let manner = |map| Manner {
-            recursive: false,
-            access: Access::Write,
-            propagation: Propagation::Private,
-            map,
-        };
+    fn mount_here(&self, source: &str, flags: MsFlags, map: Option<Map<'_>>) -> Result<OwnedFd, Errno> {
         let place = |folder: &Path, name: &str| {
-            std::fs::create_dir(name).map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(0)))?;
-            tree::attach(&tree::copy(folder, &manner(map))?, name.as_ref())
+            apart::make_folder(name)?;
+            tree::attach(&tree::copy(folder, &Manner::alone(map))?, name.as_ref())
         };
         let names: Vec<String> = (0..self.lower.len()).map(|number| number.to_string()).collect();
         for (folder, name) in self.lower.iter().zip(&names) {
@@ -111,7 +86,7 @@ impl Layers {
             data.push(format!("upperdir=u/{upper}"));
             data.push(format!("workdir=u/{work}"));
         }
-        std::fs::create_dir("m").map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(0)))?;
+        apart::make_folder("m")?;
         if let Some(map) = &map {
             // The overlay works with the rights of whoever mounts it, who must have an id in the map.
             tree::act_as(map.root)?;
@@ -122,7 +97,7 @@ impl Layers {
         if wanted && statvfs("m")?.flags().contains(FsFlags::ST_RDONLY) {
             return Err(Errno::EROFS);
         }
-        tree::copy("m".as_ref(), &manner(None))
+        tree::copy("m".as_ref(), &Manner::alone(None))
     }
 }
 

@@ -49,6 +49,18 @@ pub(crate) struct Manner<'a> {
     pub(crate) map: Option<Map<'a>>,
 }
 
+impl<'a> Manner<'a> {
+    /// The mount itself and nothing below it.
+    pub(super) fn alone(map: Option<Map<'a>>) -> Manner<'a> {
+        Manner {
+            recursive: false,
+            access: Access::Write,
+            propagation: Propagation::Private,
+            map,
+        }
+    }
+}
+
 /// A copy of the mount at `source`, in no mount tree yet.
 pub(super) fn copy(source: &Path, manner: &Manner<'_>) -> Result<OwnedFd, Errno> {
     let recurse = if manner.recursive { libc::AT_RECURSIVE as u32 } else { 0 };
