@@ -54,10 +54,10 @@ CASES = (
     Case(
         "init-killed-from-the-host",
         f"""
-        begin $BUSYBOX $ID sh -c 'echo ready; sleep 1000'
+        detached $BUSYBOX $ID sleep 1000; CTR=$$
         aside a sh -c 'echo going; sleep 1000'
-        kill -KILL $({TASK_PID}); finish; joined a""",
-        stdout="ended with 137\nready\na ended with 137",
+        kill -KILL $({TASK_PID}); joined a; stopped; gone""",
+        stdout="a ended with 137",
         complains=("",),
     ),
 )
