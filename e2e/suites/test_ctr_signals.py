@@ -2,7 +2,8 @@
 
 import pytest
 
-from harness.answers import Case
+from harness import shell
+from harness.answers import BULKHEAD, Case, fail
 
 TRAP = "sh -c 'trap \"echo got-term; exit 5\" TERM; trap \"echo got-usr1\" USR1; echo ready; while :; do sleep 0.1; done'"
 SLEEP = "sh -c 'echo ready; exec sleep 1000'"
@@ -57,13 +58,13 @@ CASES = (
         """
         listen; detached $BUSYBOX $ID sh -c 'echo x >>/runs; exit $(wc -l </runs)'; stopped; ctr task rm $ID
         ctr task start -d --null-io $ID; stopped; ctr task rm $ID; ctr container rm $ID
-        heard 2; grep -F "\"$ID\"" $W/events | grep -o '"exit_status":[0-9]*'""",
+        heard 2; grep -o '"exit_status":[0-9]*' $W/heard""",
         says=('"exit_status":1\n(.*\n)*"exit_status":2\n',),
     ),
     Case(
         "status-of-stopped-task",
-        "listen; detached $BUSYBOX $ID sh -c 'exit 42'; stopped; tell ctr task rm $ID; ctr container rm $ID; heard; grep -F \"$ID\" $W/events | grep -o '\"exit_status\":[0-9]*'",
-        says=(' /tasks/delete \n"exit_status":42\n"exit_status":42',),
+        "listen; detached $BUSYBOX $ID sh -c 'exit 42'; stopped; tell ctr task rm $ID; ctr container rm $ID; heard; grep -o '\"exit_status\":[0-9]*' $W/heard",
+        says=(' /tasks/exit \n"exit_status":42',),
     ),
     Case(
         "pause-and-resume",
@@ -99,15 +100,15 @@ CASES = (
     ),
     Case(
         "events-in-order",
-        "listen; begin $BUSYBOX $ID sh -c 'echo ready; exec sleep 1000'; ctr task exec --exec-id x1 $ID true; ctr task pause $ID; ctr task resume $ID; ctr task kill -s KILL $ID; finish >/dev/null; heard",
-        says=("/tasks/create *\n */tasks/start", "/tasks/paused *\n */tasks/resumed", "/tasks/exit *\n */tasks/delete *$"),
+        "listen; begin $BUSYBOX $ID sh -c 'echo ready; exec sleep 1000'; ctr task exec --exec-id x1 $ID true; ctr task pause $ID; ctr task resume $ID; ctr task kill -s KILL $ID; finish >/dev/null; heard 2",
+        says=("/tasks/create *\n */tasks/start", "/tasks/paused *\n */tasks/resumed", "/tasks/exit *$"),
     ),
     Case(
         "events-tell-status-and-pid",
         """
         listen; run $BUSYBOX $ID sh -c 'exit 9'; heard >/dev/null
-        grep -F "\\"$ID\\"" $W/events | grep -o '"exit_status":[0-9]*'
-        pids=$(grep -F "\\"$ID\\"" $W/events | grep ' /tasks/' | grep -o '"pid":[0-9]*' | sort -u | wc -l); echo "different pids: $pids" """,
+        grep -o '"exit_status":[0-9]*' $W/heard
+        pids=$(grep -o '"pid":[0-9]*' $W/heard | sort -u | wc -l); echo "different pids: $pids" """,
         says=('"exit_status":9', "different pids: 1"),
     ),
 )
@@ -116,3 +117,14 @@ CASES = (
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_beside_runc(case, beside_runc):
     beside_runc(case)
+
+
+@pytest.mark.bulkhead
+def test_the_deletion_is_told_once_and_last(nothing_left):
+    script = """
+        listen; run $BUSYBOX $ID sh -c 'exit 42'
+        for ((n = 0; n < 100; n++)); do grep -q ' /tasks/delete ' $W/events && break; sleep 0.1; done
+        sleep 0.5; kill $EVENTS; grep ' /tasks/' $W/events | grep -o ' /tasks/[a-z]*\\|"exit_status":[0-9]*' """
+    answer, _ = shell.bash(script, {**BULKHEAD, "ID": "deletion-is-told"}, 60)
+    if answer.stdout.split() != ["/tasks/create", "/tasks/start", "/tasks/exit", '"exit_status":42', "/tasks/delete", '"exit_status":42']:
+        fail(str(answer))

@@ -81,15 +81,16 @@ listen() {
     sleep 1
 }
 
-# heard [N]: prints the topics of this container's task events in their order, from its N-th deletion on (the first).
+# heard [N]: prints the topics of this container's task events in their order once N of its processes have ended (one), without
+# its deletion: now and then runc's shim ends before that last event has left.
 heard() {
     local tries
     for ((tries = 0; tries < 100; tries++)); do
-        (($(grep -c ' /tasks/delete .*"'"$ID"'"' "$W/events") >= ${1:-1})) && break
+        (($(grep -c ' /tasks/exit .*"'"$ID"'"' "$W/events") >= ${1:-1})) && break
         sleep 0.1
     done
     kill "$EVENTS"
-    grep -F "\"$ID\"" "$W/events" | grep -o ' /tasks/[a-z-]* '
+    grep -F "\"$ID\"" "$W/events" | grep -v ' /tasks/delete ' | tee "$W/heard" | grep -o ' /tasks/[a-z-]* '
 }
 
 # tell COMMAND...: runs it and prints its exit status.
