@@ -10,7 +10,7 @@
 
 # instance: sets the instance's folder and its accelerator.
 instance() {
-    INSTANCE=$FLAVOUR${ICOUNT:+-icount}${NAME:+-$NAME}
+    INSTANCE=$FLAVOUR${ICOUNT:+-icount}${WORKLOADS:+-workloads}${NAME:+-$NAME}
     RUN=$BULKHEAD_CACHE/run/$(printf '%s' "$REPO" | sha256sum | cut -c1-8)/$INSTANCE
     KEY=$BULKHEAD_CACHE/ssh-key
     ((${#RUN} < 80)) || die "the path $RUN is too long for sockets; set BULKHEAD_CACHE to a shorter one"
@@ -65,6 +65,7 @@ prepare() {
     busybox=$base/rootfs/usr/bin/busybox
     INITRD_DIR=$(initrd_artefact "$KERNEL_DIR" "$busybox")
     IMAGES_DIR=$(images_artefact)
+    [[ -z $WORKLOADS ]] || IMAGES_DIR=$(workloads_images "$IMAGES_DIR")
     DISK_DIR=$(disk_artefact "$FLAVOUR" "$base" "$KERNEL_DIR" "$KEY")
 }
 
@@ -73,7 +74,7 @@ prepare() {
 warm_artefact() {
     local options
     options=$(machine_options; kernel_command_line; qemu-system-x86_64 --version)
-    artefact "warm-$FLAVOUR${ICOUNT:+-icount}" \
+    artefact "warm-$FLAVOUR${ICOUNT:+-icount}${WORKLOADS:+-workloads}" \
         "$(hash_of "${KERNEL_DIR##*/}" "${INITRD_DIR##*/}" "${IMAGES_DIR##*/}" "${DISK_DIR##*/}" "$options" \
             "$IMAGE_DIR/import.sh" warm-1)" warm_build
 }
@@ -93,6 +94,7 @@ warm_build() {
     ssh_options
     step "connecting to it" channel_connect
     step "importing the images into containerd and Docker" warm_import
+    [[ -z $WORKLOADS ]] || step "importing the image of the workloads" warm_import_workloads
     "${SSH[@]}" -O exit >/dev/null 2>&1 || true
     step "saving its state" python3 "$IMAGE_DIR/qmp.py" "$RUN/qmp" save "$RUN/state"
     wait_until 30 eval '! machine_alive' || die "QEMU does not end after saving"
@@ -101,6 +103,8 @@ warm_build() {
 }
 
 warm_import() { timeout 1500 "${SSH[@]}" bash -s <"$IMAGE_DIR/import.sh"; }
+
+warm_import_workloads() { timeout 1500 "${SSH[@]}" bash -s < <(workloads_import); }
 
 host_up() {
     local start=$EPOCHREALTIME warm
@@ -151,7 +155,7 @@ after_resume() {
 require_up() {
     if ! machine_alive; then
         [[ ! -s $RUN/pid ]] || crash_report
-        die "$INSTANCE is not up; start it: e2e/host up --flavour $FLAVOUR${ICOUNT:+ --icount}${NAME:+ --name $NAME}"
+        die "$INSTANCE is not up; start it: e2e/host up --flavour $FLAVOUR${ICOUNT:+ --icount}${WORKLOADS:+ --workloads}${NAME:+ --name $NAME}"
     fi
     ssh_options
 }
