@@ -11,10 +11,10 @@ TARGET  := x86_64-unknown-linux-gnu
 OUT     := target/$(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 DIST    := target/dist
 
-.PHONY: help packages build kernel dist install uninstall demo test suites unit lint bench clean
+.PHONY: help packages build kernel dist install uninstall demo test suites workloads fs-suite unit lint bench clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 packages: ## install what building needs from the distribution
 	@e2e/packages build
@@ -50,6 +50,14 @@ suites: ## the same with the long end-to-end suites
 	@e2e/packages build
 	@e2e/packages test
 	@e2e/test --long
+
+workloads: dist ## compilers, databases, servers and other programs, beside runc (half an hour)
+	@e2e/packages test
+	@e2e/workloads/run workloads
+
+fs-suite: dist ## a POSIX file system test, random operations and locks, beside runc
+	@e2e/packages test
+	@e2e/workloads/run file_systems
 
 unit: packages ## unit tests alone
 	cargo test --locked --workspace

@@ -1,0 +1,88 @@
+"""What file systems promise, asked on a root file system and on a volume, beside runc: POSIX calls, random operations, locks.
+
+Not part of the suites: it needs an image of its own. Run by e2e/workloads/run.
+"""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from harness.answers import Case, Differs
+
+SCRIPTS = Path(__file__).parent / "file_systems"
+IMAGE = "docker.io/bulkhead/workloads:latest"
+FOLDERS = {"root": "/var/tmp/tested", "volume": "/volume/tested"}
+NODES = "device nodes cannot be made on file systems that the file server serves: it lives in a user namespace"
+APART = "the file server does not pass locks on: they hold inside a pod"
+
+# The scripts are part of what decides an answer.
+DIGEST = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(SCRIPTS.glob("*.*")))).hexdigest()[:16]
+COPY = f"# {DIGEST}\nmkdir -p $W/scripts $W/volume; cp {SCRIPTS}/* $W/scripts/\n"
+OPTIONS = (
+    "--allow-new-privs --memory-limit 800000000 --mount type=bind,src=$W/scripts,dst=/scripts,options=rbind:ro "
+    "--mount type=bind,src=$W/volume,dst=/volume,options=rbind:rw "
+)
+
+
+def inside(name, where, command, *says, environment="", timeout=900.0, differs=None):
+    """One container that asks everything itself."""
+    script = f"{COPY}run {OPTIONS} --env FOLDER={FOLDERS[where]} {environment} {IMAGE} $ID {command}"
+    return Case(f"{name}-{where}", script, says=says, timeout=timeout, differs=differs)
+
+
+INSIDE = tuple(
+    case
+    for where in FOLDERS
+    for case in (
+        inside("pjdfstest", where, "bash /scripts/pjdfstest.sh", r"rename::.*: ok\n(.*\n)*end", environment="--env NODES=without"),
+        inside(
+            "pjdfstest-nodes",
+            where,
+            "bash /scripts/pjdfstest.sh",
+            r"mknod::.*: ok\n(.*\n)*end",
+            environment="--env NODES=with",
+            differs=Differs(NODES, stdout=r"mknod::device_files::block: FAILED\n(.*\n)*end"),
+        ),
+        inside("fsx", where, "bash /scripts/fsx.sh", "seed 1: 0", "seed 2: 0", "seed 3: 0"),
+        inside("locks", where, f"python3 /scripts/locks.py {FOLDERS[where]}", "flock: waits: True", "the next waiter gets it: yes"),
+    )
+)
+
+# A holder in one container; another container and the host try, and wait until the holder is killed.
+BETWEEN = """
+locks() { python3 $W/scripts/locks.py "$@"; }
+begin $OPTIONS $IMAGE $ID python3 /scripts/locks.py hold KIND /volume/file 1000
+echo "other container: $(run $OPTIONS $IMAGE $ID-2 python3 /scripts/locks.py try KIND /volume/file)"
+echo "host: $(locks try KIND $W/volume/file)"
+locks wait KIND $W/volume/file >$W/waiter &
+sleep 2
+echo "the host waits: $(wc -l <$W/waiter)"
+ctr task kill -s KILL $ID
+wait $CTR
+wait
+cat $W/waiter
+locks hold KIND $W/volume/file 1000 >$W/holder &
+HOLDER=$!
+until grep -q ready $W/holder; do sleep 0.2; done
+echo "container beside the host's: $(run $OPTIONS $IMAGE $ID-3 python3 /scripts/locks.py try KIND /volume/file)"
+kill $HOLDER
+"""
+
+
+def between(kind):
+    script = COPY + BETWEEN.replace("KIND", kind).replace("$OPTIONS", OPTIONS).replace("$IMAGE", IMAGE)
+    return Case(
+        f"locks-between-{kind}",
+        script,
+        stdout="other container: EAGAIN\nhost: EAGAIN\nthe host waits: 0\ngot it\ncontainer beside the host's: EAGAIN",
+        differs=Differs(APART, stdout="other container: yes\nhost: yes\nthe host waits: 1\ngot it\ncontainer beside the host's: yes"),
+    )
+
+
+CASES = INSIDE + tuple(between(kind) for kind in ("flock", "posix", "ofd"))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_beside_runc(case, beside_runc):
+    beside_runc(case)

@@ -1,0 +1,23 @@
+# pjdfstest in the folder $FOLDER: one line for each of its tests, and what it says of those that do not pass.
+# $NODES: "with" for the tests of device nodes alone, "without" for all others.
+exec 2>&1
+mkdir -p "$FOLDER"
+cat >/tmp/pjdfstest.toml <<'END'
+[features]
+posix_fallocate = {}
+rename_ctime = {}
+utime_now = {}
+utimensat = {}
+secondary_fs = "/dev/shm"
+[settings]
+naptime = 0.05
+[dummy_auth]
+entries = [["app", "app"], ["www-data", "www-data"], ["daemon", "daemon"]]
+END
+cd "$FOLDER" || exit
+pjdfstest -c /tmp/pjdfstest.toml -p "$FOLDER" >/tmp/all
+# A test's name, then what it says.
+awk '/^[a-z]/ {name = $1; $1 = ""} NF && name != "" {print name ":" $0}' /tmp/all | sort >/tmp/lines
+nodes='^mknod::device_files|^mknod::changed_times_success|^[a-z_:]*::(block|char):'
+if [[ $NODES == with ]]; then grep -E "$nodes" /tmp/lines; else grep -vE "$nodes" /tmp/lines; fi
+echo end
