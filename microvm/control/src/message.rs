@@ -136,6 +136,16 @@ pub struct IdExtent {
     pub count: u32,
 }
 
+impl IdExtent {
+    /// What is written to uid_map or gid_map, in one write.
+    pub fn text(extents: &[IdExtent]) -> String {
+        let lines = extents.iter();
+        lines
+            .map(|line| format!("{} {} {}\n", line.inside, line.outside, line.count))
+            .collect()
+    }
+}
+
 /// A block device of the guest.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DiskSpec {

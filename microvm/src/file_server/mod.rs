@@ -6,8 +6,7 @@
 //!
 //! virtiofsd panics on a few requests that no driver makes; [`request`] and [`share`] refuse those before.
 //!
-//! File locks are not served: the driver is not offered FUSE_POSIX_LOCKS and FUSE_FLOCK_LOCKS and keeps locks to itself, so they
-//! work among the containers of a pod.
+//! virtiofsd does not serve file locks; [`locks`] does.
 
 use std::fs::File;
 use std::io;
@@ -19,15 +18,20 @@ use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use thiserror::Error;
 use virtiofsd::descriptor_utils::{Reader, Writer};
-use virtiofsd::filesystem::{Context, FileSystem};
+use virtiofsd::filesystem::FileSystem;
+use virtiofsd::fuse::{InHeader, LkIn, LkOut, OutHeader};
 use virtiofsd::passthrough::{self, CachePolicy, InodeFileHandlesMode, NegotiationMode, PassthroughFs};
 use virtiofsd::server::Server;
 
-use self::request::Forget;
+use self::borrow::nobody;
+use self::locks::Locks;
+use self::request::{Forget, GETLK, SETLK, SETLKW};
 use self::share::Share;
 use crate::virtio::ring::Chain;
 
+mod borrow;
 mod descriptors;
+mod locks;
 mod memory;
 mod request;
 mod share;
@@ -81,12 +85,18 @@ impl SharePolicy {
 pub struct FileServer {
     server: Server<Share>,
     files: Arc<PassthroughFs>,
+    locks: Arc<Locks>,
 }
 
 impl FileServer {
     /// Serves the directory `root`. `descriptors` is a directory descriptor of this process's /proc/self/fd.
     /// Clears the umask of the process, because modes come from the guest.
     pub fn new(root: &str, descriptors: OwnedFd, policy: SharePolicy) -> Result<FileServer, FileServerError> {
+        let setup = |source| FileServerError::Setup {
+            root: root.to_owned(),
+            source,
+        };
+        let for_locks = descriptors.try_clone().map_err(setup)?;
         let config = passthrough::Config {
             root_dir: root.to_owned(),
             proc_sfd_rawfd: Some(File::from(descriptors)),
@@ -103,14 +113,12 @@ impl FileServer {
             guest_fd_limit: descriptors::for_the_guest().map_err(FileServerError::Limit)?,
             ..passthrough::Config::default()
         };
-        let setup = |source| FileServerError::Setup {
-            root: root.to_owned(),
-            source,
-        };
         let files = Arc::new(PassthroughFs::new(config).map_err(setup)?);
+        let locks = Arc::new(Locks::new(Arc::clone(&files), for_locks));
         Ok(FileServer {
-            server: Server::new(Share::new(Arc::clone(&files))),
+            server: Server::new(Share::new(Arc::clone(&files), Arc::clone(&locks))),
             files,
+            locks,
         })
     }
 
@@ -122,14 +130,7 @@ impl FileServer {
     /// Carries out what came through the high-priority queue, which has no answer.
     pub fn handle_urgent(&self, chain: &Chain<'_>) {
         match request::forget(chain) {
-            Ok(Forget { node, count }) => {
-                let nobody = Context {
-                    uid: 0.into(),
-                    gid: 0.into(),
-                    pid: 0,
-                };
-                self.files.forget(nobody, node, count);
-            }
+            Ok(Forget { node, count }) => self.files.forget(nobody(), node, count),
             Err(error) => tracing::warn!(%error, "the guest sent an urgent file request that no driver makes"),
         }
     }
@@ -137,6 +138,7 @@ impl FileServer {
     /// Answers one request; returns the bytes written. A request that cannot be understood gets no answer.
     pub fn handle(&self, memory: &ServerMemory, chain: Chain<'_>) -> u32 {
         let view = memory.view();
+        let opcode = request::opcode(&chain);
         let (reader, writer) = match (Reader::new(view, chain.clone()), Writer::new(view, chain)) {
             (Ok(reader), Ok(writer)) => (reader, writer),
             (Err(error), _) | (_, Err(error)) => {
@@ -149,7 +151,11 @@ impl FileServer {
             tracing::warn!("the guest sent a file request without room for an answer");
             return 0;
         }
-        match self.server.handle_message(reader, writer, None::<&mut ()>) {
+        let handled = match opcode {
+            Some(GETLK | SETLK | SETLKW) => self.lock(reader, writer).map_err(virtiofsd::Error::DecodeMessage),
+            _ => self.server.handle_message(reader, writer, None::<&mut ()>),
+        };
+        match handled {
             Ok(written) => u32::try_from(written).unwrap_or(0),
             Err(error) => {
                 tracing::warn!(%error, "the guest sent a file request that cannot be read");
@@ -158,8 +164,33 @@ impl FileServer {
         }
     }
 
+    /// A request about locks, whose arguments virtiofsd does not read. Gives the bytes written.
+    fn lock(&self, mut reader: Reader<'_>, mut writer: Writer<'_>) -> io::Result<usize> {
+        let header: InHeader = reader.read_obj()?;
+        let request: LkIn = reader.read_obj()?;
+        let answer = match header.opcode {
+            GETLK => self.locks.get(header.nodeid, &request).map(Some),
+            _ => self.locks.set(header.nodeid, &request).map(|()| None),
+        };
+        let body = answer.as_ref().map_or(0, |lock| lock.map_or(0, |_| size_of::<LkOut>()));
+        writer.write_obj(OutHeader {
+            len: (OUT_HEADER + body) as u32,
+            error: answer.as_ref().map_or_else(errno, |_| 0),
+            unique: header.unique,
+        })?;
+        if let Ok(Some(lk)) = answer {
+            writer.write_obj(LkOut { lk })?;
+        }
+        Ok(writer.bytes_written())
+    }
+
     /// Forgets everything that the guest looked up and opened. No request is being handled.
     pub fn forget_all(&self) {
         self.server.destroy();
     }
+}
+
+/// The error of an answer, which is a negative number.
+fn errno(error: &io::Error) -> i32 {
+    -error.raw_os_error().unwrap_or(Errno::EIO as i32)
 }

@@ -13,6 +13,8 @@ use virtiofsd::filesystem::{
 use virtiofsd::fuse;
 use virtiofsd::passthrough::PassthroughFs;
 
+use super::locks::Locks;
+
 /// Number of the share's root.
 const ROOT: u64 = fuse::ROOT_ID;
 
@@ -22,12 +24,13 @@ const MAX_OFFSET: u64 = i64::MAX as u64 - (1 << 24);
 /// The share.
 pub struct Share {
     files: Arc<PassthroughFs>,
+    locks: Arc<Locks>,
 }
 
 impl Share {
     /// Adds the differences to `files`.
-    pub fn new(files: Arc<PassthroughFs>) -> Share {
-        Share { files }
+    pub fn new(files: Arc<PassthroughFs>, locks: Arc<Locks>) -> Share {
+        Share { files, locks }
     }
 }
 
@@ -52,6 +55,29 @@ impl FileSystem for Share {
     type Inode = u64;
     type Handle = u64;
     type DirIter = <PassthroughFs as FileSystem>::DirIter;
+
+    fn init(&self, capable: FsOptions) -> io::Result<FsOptions> {
+        self.locks.clear();
+        Ok(self.files.init(capable)? | FsOptions::POSIX_LOCKS | FsOptions::FLOCK_LOCKS)
+    }
+
+    fn destroy(&self) {
+        self.locks.clear();
+        self.files.destroy();
+    }
+
+    fn flush(&self, ctx: Context, inode: u64, handle: u64, lock_owner: u64) -> io::Result<()> {
+        self.locks.closed(inode, lock_owner);
+        self.files.flush(ctx, inode, handle, lock_owner)
+    }
+
+    #[rustfmt::skip]
+    fn release(
+        &self, ctx: Context, inode: u64, flags: u32, handle: u64, flush: bool, flock_release: bool, lock_owner: Option<u64>,
+    ) -> io::Result<()> {
+        self.locks.released(inode, handle);
+        self.files.release(ctx, inode, flags, handle, flush, flock_release, lock_owner)
+    }
 
     /// Names directly below the root are containers, which the host makes and removes: the guest must ask for them every time,
     /// or it would see a removed container's files in one that has its name.
@@ -98,8 +124,6 @@ impl FileSystem for Share {
     }
 
     pass! {
-        fn init(capable: FsOptions) -> io::Result<FsOptions>;
-        fn destroy() -> ();
         fn forget(ctx: Context, inode: u64, count: u64) -> ();
         fn batch_forget(ctx: Context, requests: Vec<(u64, u64)>) -> ();
         fn getattr(ctx: Context, inode: u64, handle: Option<u64>) -> io::Result<(fuse::Attr, Duration)>;
@@ -117,11 +141,8 @@ impl FileSystem for Share {
         fn link(ctx: Context, inode: u64, newparent: u64, newname: &CStr) -> io::Result<Entry>;
         fn create(ctx: Context, parent: u64, name: &CStr, mode: u32, kill_priv: bool, flags: u32, umask: u32,
             extensions: Extensions) -> io::Result<(Entry, Option<u64>, OpenOptions)>;
-        fn flush(ctx: Context, inode: u64, handle: u64, lock_owner: u64) -> io::Result<()>;
         fn fsync(ctx: Context, inode: u64, datasync: bool, handle: u64) -> io::Result<()>;
         fn fallocate(ctx: Context, inode: u64, handle: u64, mode: u32, offset: u64, length: u64) -> io::Result<()>;
-        fn release(ctx: Context, inode: u64, flags: u32, handle: u64, flush: bool, flock_release: bool,
-            lock_owner: Option<u64>) -> io::Result<()>;
         fn statfs(ctx: Context, inode: u64) -> io::Result<libc::statvfs64>;
         fn setxattr(ctx: Context, inode: u64, name: &CStr, value: &[u8], flags: u32, extra: SetxattrFlags)
             -> io::Result<()>;

@@ -69,13 +69,13 @@ fn a_file_is_looked_up_opened_and_read() {
 }
 
 #[test]
-fn locks_stay_in_the_guest_and_submounts_are_announced() {
+fn locks_are_served_and_submounts_are_announced() {
     let share = TempDir::new();
     let mut guest = Guest::start(&share.path);
     let granted = guest.mount();
     assert_eq!(
         granted & (FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS | FUSE_WRITEBACK_CACHE),
-        0
+        FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS
     );
     assert_eq!(
         granted & (FUSE_SUBMOUNTS | FUSE_AUTO_INVAL_DATA),

@@ -22,7 +22,12 @@ pub const READ: u32 = 15;
 pub const WRITE: u32 = 16;
 pub const SETXATTR: u32 = 21;
 pub const GETXATTR: u32 = 22;
+pub const RELEASE: u32 = 18;
+pub const FLUSH: u32 = 25;
 pub const INIT: u32 = 26;
+pub const GETLK: u32 = 31;
+pub const SETLK: u32 = 32;
+pub const SETLKW: u32 = 33;
 pub const READDIRPLUS: u32 = 44;
 pub const OPENDIR: u32 = 27;
 pub const CREATE: u32 = 35;
@@ -252,4 +257,11 @@ pub fn u32_at(bytes: &[u8], at: usize) -> u32 {
 
 pub fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
+}
+
+/// `struct fuse_lk_in`: what `owner` asks for through `handle`.
+pub fn lock_arguments(handle: u64, owner: u64, kind: i32, range: (u64, u64), flags: u32) -> Vec<u8> {
+    let mut arguments = [handle, owner, range.0, range.1].map(u64::to_le_bytes).concat();
+    arguments.extend([kind as u32, 77, flags, 0].map(u32::to_le_bytes).concat());
+    arguments
 }

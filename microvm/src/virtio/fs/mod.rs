@@ -9,3 +9,5 @@ pub use device::{FsDevice, FsDeviceError};
 mod fs_test;
 #[cfg(test)]
 mod guest_test;
+#[cfg(test)]
+mod locks_test;
