@@ -22,9 +22,8 @@ use nix::libc;
 use nix::sys::stat::Mode;
 use rangemap::RangeMap;
 use virtiofsd::fuse::{FileLock, LK_FLOCK, LkIn};
-use virtiofsd::passthrough::PassthroughFs;
 
-use super::borrow::with_file;
+use super::open_files::OpenFiles;
 
 /// Most owners with locks at a time; each holds a descriptor.
 const MAX_OWNERS: usize = 2048;
@@ -37,7 +36,7 @@ const LAST: u64 = i64::MAX as u64;
 
 /// All locks of the guest.
 pub struct Locks {
-    files: Arc<PassthroughFs>,
+    files: OpenFiles,
     /// This process's /proc/self/fd.
     descriptors: OwnedFd,
     /// By node and the guest's number of the owner.
@@ -90,7 +89,7 @@ impl Kind {
 
 impl Locks {
     /// `descriptors` is a directory descriptor of this process's /proc/self/fd.
-    pub fn new(files: Arc<PassthroughFs>, descriptors: OwnedFd) -> Locks {
+    pub fn new(files: OpenFiles, descriptors: OwnedFd) -> Locks {
         Locks {
             files,
             descriptors,
@@ -103,7 +102,7 @@ impl Locks {
     pub fn set(&self, node: u64, request: &LkIn) -> io::Result<()> {
         let kind = Kind::of(&request.lk)?;
         if request.lk_flags & LK_FLOCK != 0 {
-            return with_file(&self.files, node, request.fh, |file| flock(file, kind));
+            return self.files.with_handle(node, request.fh, |file| flock(file, kind));
         }
         let range = range(&request.lk)?;
         let owner = match self.owner(node, request.owner) {
@@ -122,7 +121,7 @@ impl Locks {
             return Err(io::Error::from_raw_os_error(libc::ENOLCK));
         }
         if kind == Kind::Write && !owner.writable {
-            let file = with_file(&self.files, node, request.fh, |file| self.reopen(file))?;
+            let file = self.files.with_handle(node, request.fh, |file| self.reopen(file))?;
             owner.move_to(file)?;
         }
         owner.pid = request.lk.pid;
@@ -134,7 +133,7 @@ impl Locks {
         let asked = plain(Kind::of(&request.lk)?, &range(&request.lk)?);
         let found = match self.owner(node, request.owner) {
             Some(owner) => test(&lock(&owner).file, asked)?,
-            None => with_file(&self.files, node, request.fh, |file| test(file, asked))?,
+            None => self.files.with_handle(node, request.fh, |file| test(file, asked))?,
         };
         if i32::from(found.l_type) == libc::F_UNLCK {
             let type_ = libc::F_UNLCK as u32;
@@ -183,7 +182,7 @@ impl Locks {
     }
 
     fn add(&self, node: u64, request: &LkIn) -> io::Result<Shared> {
-        let (file, writable) = with_file(&self.files, node, request.fh, |file| self.reopen(file))?;
+        let (file, writable) = self.files.with_handle(node, request.fh, |file| self.reopen(file))?;
         let new = Owner {
             file,
             writable,

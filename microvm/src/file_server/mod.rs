@@ -6,7 +6,7 @@
 //!
 //! virtiofsd panics on a few requests that no driver makes; [`request`] and [`share`] refuse those before.
 //!
-//! virtiofsd does not serve file locks; [`locks`] does.
+//! virtiofsd does not serve file locks and files without a name; [`locks`] and [`unnamed`] do.
 
 use std::fs::File;
 use std::io;
@@ -18,23 +18,24 @@ use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use thiserror::Error;
 use virtiofsd::descriptor_utils::{Reader, Writer};
-use virtiofsd::filesystem::FileSystem;
-use virtiofsd::fuse::{InHeader, LkIn, LkOut, OutHeader};
 use virtiofsd::passthrough::{self, CachePolicy, InodeFileHandlesMode, NegotiationMode, PassthroughFs};
 use virtiofsd::server::Server;
 
-use self::borrow::nobody;
 use self::locks::Locks;
-use self::request::{Forget, GETLK, SETLK, SETLKW};
+use self::open_files::OpenFiles;
+use self::request::Forget;
 use self::share::Share;
+use self::unnamed::UnnamedFiles;
 use crate::virtio::ring::Chain;
 
-mod borrow;
+mod calls;
 mod descriptors;
 mod locks;
 mod memory;
+mod open_files;
 mod request;
 mod share;
+mod unnamed;
 
 pub use descriptors::reserve_descriptors;
 pub use memory::ServerMemory;
@@ -84,7 +85,7 @@ impl SharePolicy {
 /// Answers FUSE requests. Any number of threads may do so at a time.
 pub struct FileServer {
     server: Server<Share>,
-    files: Arc<PassthroughFs>,
+    files: OpenFiles,
     locks: Arc<Locks>,
 }
 
@@ -97,6 +98,7 @@ impl FileServer {
             source,
         };
         let for_locks = descriptors.try_clone().map_err(setup)?;
+        let for_unnamed = descriptors.try_clone().map_err(setup)?;
         let config = passthrough::Config {
             root_dir: root.to_owned(),
             proc_sfd_rawfd: Some(File::from(descriptors)),
@@ -113,10 +115,13 @@ impl FileServer {
             guest_fd_limit: descriptors::for_the_guest().map_err(FileServerError::Limit)?,
             ..passthrough::Config::default()
         };
-        let files = Arc::new(PassthroughFs::new(config).map_err(setup)?);
-        let locks = Arc::new(Locks::new(Arc::clone(&files), for_locks));
+        let files = OpenFiles {
+            named: Arc::new(PassthroughFs::new(config).map_err(setup)?),
+            unnamed: Arc::new(UnnamedFiles::new(for_unnamed)),
+        };
+        let locks = Arc::new(Locks::new(files.clone(), for_locks));
         Ok(FileServer {
-            server: Server::new(Share::new(Arc::clone(&files), Arc::clone(&locks))),
+            server: Server::new(Share::new(files.clone(), Arc::clone(&locks))),
             files,
             locks,
         })
@@ -130,7 +135,7 @@ impl FileServer {
     /// Carries out what came through the high-priority queue, which has no answer.
     pub fn handle_urgent(&self, chain: &Chain<'_>) {
         match request::forget(chain) {
-            Ok(Forget { node, count }) => self.files.forget(nobody(), node, count),
+            Ok(Forget { node, count }) => self.files.forget(node, count),
             Err(error) => tracing::warn!(%error, "the guest sent an urgent file request that no driver makes"),
         }
     }
@@ -138,7 +143,7 @@ impl FileServer {
     /// Answers one request; returns the bytes written. A request that cannot be understood gets no answer.
     pub fn handle(&self, memory: &ServerMemory, chain: Chain<'_>) -> u32 {
         let view = memory.view();
-        let opcode = request::opcode(&chain);
+        let ours = calls::is_ours(request::opcode(&chain));
         let (reader, writer) = match (Reader::new(view, chain.clone()), Writer::new(view, chain)) {
             (Ok(reader), Ok(writer)) => (reader, writer),
             (Err(error), _) | (_, Err(error)) => {
@@ -151,9 +156,9 @@ impl FileServer {
             tracing::warn!("the guest sent a file request without room for an answer");
             return 0;
         }
-        let handled = match opcode {
-            Some(GETLK | SETLK | SETLKW) => self.lock(reader, writer).map_err(virtiofsd::Error::DecodeMessage),
-            _ => self.server.handle_message(reader, writer, None::<&mut ()>),
+        let handled = match ours {
+            true => calls::serve(&self.files, &self.locks, reader, writer).map_err(virtiofsd::Error::DecodeMessage),
+            false => self.server.handle_message(reader, writer, None::<&mut ()>),
         };
         match handled {
             Ok(written) => u32::try_from(written).unwrap_or(0),
@@ -164,33 +169,8 @@ impl FileServer {
         }
     }
 
-    /// A request about locks, whose arguments virtiofsd does not read. Gives the bytes written.
-    fn lock(&self, mut reader: Reader<'_>, mut writer: Writer<'_>) -> io::Result<usize> {
-        let header: InHeader = reader.read_obj()?;
-        let request: LkIn = reader.read_obj()?;
-        let answer = match header.opcode {
-            GETLK => self.locks.get(header.nodeid, &request).map(Some),
-            _ => self.locks.set(header.nodeid, &request).map(|()| None),
-        };
-        let body = answer.as_ref().map_or(0, |lock| lock.map_or(0, |_| size_of::<LkOut>()));
-        writer.write_obj(OutHeader {
-            len: (OUT_HEADER + body) as u32,
-            error: answer.as_ref().map_or_else(errno, |_| 0),
-            unique: header.unique,
-        })?;
-        if let Ok(Some(lk)) = answer {
-            writer.write_obj(LkOut { lk })?;
-        }
-        Ok(writer.bytes_written())
-    }
-
     /// Forgets everything that the guest looked up and opened. No request is being handled.
     pub fn forget_all(&self) {
         self.server.destroy();
     }
-}
-
-/// The error of an answer, which is a negative number.
-fn errno(error: &io::Error) -> i32 {
-    -error.raw_os_error().unwrap_or(Errno::EIO as i32)
 }

@@ -13,6 +13,8 @@ pub const GETLK: u32 = 31;
 pub const SETLK: u32 = 32;
 /// FUSE_SETLKW.
 pub const SETLKW: u32 = 33;
+/// FUSE_TMPFILE.
+pub const TMPFILE: u32 = 51;
 
 /// A header and `struct fuse_forget_in`.
 const FORGET_SIZE: usize = 48;

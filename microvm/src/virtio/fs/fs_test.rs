@@ -26,16 +26,6 @@ fn share_with(name: &str, content: &[u8]) -> TempDir {
     share
 }
 
-fn create_arguments(flags: i32, mode: u32, umask: u32, name: &str) -> Vec<u8> {
-    let mut arguments = flags.to_le_bytes().to_vec();
-    for number in [mode, umask, 0] {
-        arguments.extend(number.to_le_bytes());
-    }
-    arguments.extend(name.as_bytes());
-    arguments.push(0);
-    arguments
-}
-
 #[test]
 fn config_space_holds_the_tag_and_the_number_of_queues() {
     let share = TempDir::new();

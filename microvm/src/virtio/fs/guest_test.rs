@@ -17,6 +17,7 @@ pub const LOOKUP: u32 = 1;
 pub const FORGET: u32 = 2;
 pub const GETATTR: u32 = 3;
 pub const SETATTR: u32 = 4;
+pub const LINK: u32 = 13;
 pub const OPEN: u32 = 14;
 pub const READ: u32 = 15;
 pub const WRITE: u32 = 16;
@@ -28,9 +29,11 @@ pub const INIT: u32 = 26;
 pub const GETLK: u32 = 31;
 pub const SETLK: u32 = 32;
 pub const SETLKW: u32 = 33;
-pub const READDIRPLUS: u32 = 44;
 pub const OPENDIR: u32 = 27;
 pub const CREATE: u32 = 35;
+pub const BATCH_FORGET: u32 = 42;
+pub const READDIRPLUS: u32 = 44;
+pub const TMPFILE: u32 = 51;
 pub const ROOT: u64 = 1;
 
 const HIPRIO_RING: u64 = 0x1000;
@@ -263,5 +266,16 @@ pub fn u64_at(bytes: &[u8], at: usize) -> u64 {
 pub fn lock_arguments(handle: u64, owner: u64, kind: i32, range: (u64, u64), flags: u32) -> Vec<u8> {
     let mut arguments = [handle, owner, range.0, range.1].map(u64::to_le_bytes).concat();
     arguments.extend([kind as u32, 77, flags, 0].map(u32::to_le_bytes).concat());
+    arguments
+}
+
+/// Arguments of CREATE and TMPFILE.
+pub fn create_arguments(flags: i32, mode: u32, umask: u32, name: &str) -> Vec<u8> {
+    let mut arguments = flags.to_le_bytes().to_vec();
+    for number in [mode, umask, 0] {
+        arguments.extend(number.to_le_bytes());
+    }
+    arguments.extend(name.as_bytes());
+    arguments.push(0);
     arguments
 }

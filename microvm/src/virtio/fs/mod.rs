@@ -11,3 +11,5 @@ mod fs_test;
 mod guest_test;
 #[cfg(test)]
 mod locks_test;
+#[cfg(test)]
+mod unnamed_test;
