@@ -25,17 +25,17 @@ DEBIAN = "docker.io/bulkhead/debian:latest"
 FILES = "/repo/e2e/bench/files.py"
 # Work of files.py in its order: its name, whether caches are dropped before, and what the figure is called.
 FILE_WORK = (
-    ("write", False, "write 64 MiB, fsync"),
-    ("read", True, "read 64 MiB, cold"),
-    ("read", False, "read 64 MiB, cached"),
-    ("read-4k", True, "4,000 random reads of 4 KiB, cold"),
-    ("read-4k", False, "4,000 random reads of 4 KiB, cached"),
-    ("walk", True, "walk of 2,050 names, cold"),
-    ("walk", False, "walk of 2,050 names, cached"),
-    ("read-small", True, "read 2,000 small files, cold"),
-    ("read-small", False, "read 2,000 small files, cached"),
-    ("create", False, "create 2,000 small files"),
-    ("delete", False, "delete 2,000 small files"),
+    ("write", False, "write 16 MiB, fsync"),
+    ("read", True, "read 16 MiB, cold"),
+    ("read", False, "read 16 MiB, cached"),
+    ("read-4k", True, "1,000 random reads of 4 KiB, cold"),
+    ("read-4k", False, "1,000 random reads of 4 KiB, cached"),
+    ("walk", True, "walk of 520 names, cold"),
+    ("walk", False, "walk of 520 names, cached"),
+    ("read-small", True, "read 500 small files, cold"),
+    ("read-small", False, "read 500 small files, cached"),
+    ("create", False, "create 500 small files"),
+    ("delete", False, "delete 500 small files"),
 )
 CONTAINERD_LOG = Path("/var/log/containerd.log")
 COMMAND_SECONDS = 120

@@ -14,11 +14,11 @@ import time
 FOLDER = "/bench"
 BIG = f"{FOLDER}/big"
 TREE = f"{FOLDER}/tree"
-SIZE = 64 << 20
+SIZE = 16 << 20
 CHUNK = 1 << 20
 PAGE = 4096
-RANDOM_READS = 4000
-FOLDERS, FILES = 50, 40
+RANDOM_READS = 1000
+FOLDERS, FILES = 20, 25
 
 
 def read_all():

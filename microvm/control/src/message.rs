@@ -167,3 +167,9 @@ pub struct Counters {
     /// Bytes of guest memory that the vmm wrote before the first instruction.
     pub bytes_copied_at_boot: u64,
 }
+
+/// Folder of a container's root file system, below the container's in the share, when nobody but the pod writes it.
+pub const OWN_ROOTFS: &str = "rootfs";
+
+/// The same when it lay ready, where others may write it too.
+pub const READY_ROOTFS: &str = "ready-rootfs";

@@ -7,9 +7,9 @@ use virtiofsd::descriptor_utils::{Reader, Writer};
 use virtiofsd::fuse::{CreateIn, EntryOut, InHeader, LkIn, LkOut, OpenOut, OutHeader};
 use vm_memory::ByteValued;
 
-use super::locks::Locks;
 use super::open_files::OpenFiles;
 use super::request::{GETLK, SETLK, SETLKW, TMPFILE};
+use super::share::Share;
 
 /// Whether [`serve`] is to answer such requests.
 pub fn is_ours(opcode: Option<u32>) -> bool {
@@ -17,21 +17,21 @@ pub fn is_ours(opcode: Option<u32>) -> bool {
 }
 
 /// Answers one; gives the bytes written.
-pub fn serve(files: &OpenFiles, locks: &Locks, mut reader: Reader<'_>, mut writer: Writer<'_>) -> io::Result<usize> {
+pub fn serve(share: &Share, mut reader: Reader<'_>, mut writer: Writer<'_>) -> io::Result<usize> {
     let header: InHeader = reader.read_obj()?;
     let answer = match header.opcode {
         GETLK => {
             let request: LkIn = reader.read_obj()?;
-            let found = locks.get(header.nodeid, &request);
+            let found = share.locks.get(header.nodeid, &request);
             found.map(|lk| LkOut { lk }.as_slice().to_vec())
         }
         TMPFILE => {
             let request: CreateIn = reader.read_obj()?;
-            create_unnamed(files, &header, &request)
+            create_unnamed(&share.files, &header, &request)
         }
         _ => {
             let request: LkIn = reader.read_obj()?;
-            locks.set(header.nodeid, &request).map(|()| Vec::new())
+            share.locks.set(header.nodeid, &request).map(|()| Vec::new())
         }
     };
     let (error, body) = match answer {

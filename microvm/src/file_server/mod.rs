@@ -12,22 +12,23 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use thiserror::Error;
 use virtiofsd::descriptor_utils::{Reader, Writer};
-use virtiofsd::passthrough::{self, CachePolicy, InodeFileHandlesMode, NegotiationMode, PassthroughFs};
+use virtiofsd::filesystem::FileSystem;
+use virtiofsd::passthrough::{self, InodeFileHandlesMode, NegotiationMode, PassthroughFs};
 use virtiofsd::server::Server;
 
 use self::locks::Locks;
-use self::open_files::OpenFiles;
+use self::open_files::{OpenFiles, nobody};
 use self::request::Forget;
 use self::share::Share;
 use self::unnamed::UnnamedFiles;
 use crate::virtio::ring::Chain;
 
+mod cache;
 mod calls;
 mod descriptors;
 mod locks;
@@ -59,40 +60,16 @@ pub enum FileServerError {
     },
 }
 
-/// How long and how much the guest may cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SharePolicy {
-    /// Root file systems, which only the pod writes, and volumes, which others may write, on one share: names and attributes are
-    /// believed for a second, file data and directory contents until a changed size or modification time shows them stale.
-    Mixed,
-}
-
-impl SharePolicy {
-    fn timeout(self) -> Duration {
-        match self {
-            SharePolicy::Mixed => Duration::from_secs(1),
-        }
-    }
-
-    fn cache(self) -> CachePolicy {
-        match self {
-            // Always: an open does not drop what is cached. FUSE_AUTO_INVAL_DATA, which the server always offers, does.
-            SharePolicy::Mixed => CachePolicy::Always,
-        }
-    }
-}
-
 /// Answers FUSE requests. Any number of threads may do so at a time.
 pub struct FileServer {
     server: Server<Share>,
-    files: OpenFiles,
-    locks: Arc<Locks>,
+    share: Share,
 }
 
 impl FileServer {
     /// Serves the directory `root`. `descriptors` is a directory descriptor of this process's /proc/self/fd.
     /// Clears the umask of the process, because modes come from the guest.
-    pub fn new(root: &str, descriptors: OwnedFd, policy: SharePolicy) -> Result<FileServer, FileServerError> {
+    pub fn new(root: &str, descriptors: OwnedFd) -> Result<FileServer, FileServerError> {
         let setup = |source| FileServerError::Setup {
             root: root.to_owned(),
             source,
@@ -102,9 +79,9 @@ impl FileServer {
         let config = passthrough::Config {
             root_dir: root.to_owned(),
             proc_sfd_rawfd: Some(File::from(descriptors)),
-            entry_timeout: policy.timeout(),
-            attr_timeout: policy.timeout(),
-            cache_policy: policy.cache(),
+            entry_timeout: cache::SHORT,
+            attr_timeout: cache::SHORT,
+            cache_policy: cache::DATA,
             writeback: false,
             xattr: true,
             posix_acl: NegotiationMode::Auto,
@@ -119,11 +96,14 @@ impl FileServer {
             named: Arc::new(PassthroughFs::new(config).map_err(setup)?),
             unnamed: Arc::new(UnnamedFiles::new(for_unnamed)),
         };
-        let locks = Arc::new(Locks::new(files.clone(), for_locks));
-        Ok(FileServer {
-            server: Server::new(Share::new(files.clone(), Arc::clone(&locks))),
+        let share = Share {
+            locks: Arc::new(Locks::new(files.clone(), for_locks)),
+            places: Arc::default(),
             files,
-            locks,
+        };
+        Ok(FileServer {
+            server: Server::new(share.clone()),
+            share,
         })
     }
 
@@ -135,7 +115,7 @@ impl FileServer {
     /// Carries out what came through the high-priority queue, which has no answer.
     pub fn handle_urgent(&self, chain: &Chain<'_>) {
         match request::forget(chain) {
-            Ok(Forget { node, count }) => self.files.forget(node, count),
+            Ok(Forget { node, count }) => self.share.forget(nobody(), node, count),
             Err(error) => tracing::warn!(%error, "the guest sent an urgent file request that no driver makes"),
         }
     }
@@ -157,7 +137,7 @@ impl FileServer {
             return 0;
         }
         let handled = match ours {
-            true => calls::serve(&self.files, &self.locks, reader, writer).map_err(virtiofsd::Error::DecodeMessage),
+            true => calls::serve(&self.share, reader, writer).map_err(virtiofsd::Error::DecodeMessage),
             false => self.server.handle_message(reader, writer, None::<&mut ()>),
         };
         match handled {

@@ -43,13 +43,6 @@ impl OpenFiles {
         target.done.unwrap_or_else(|| Err(io::ErrorKind::Unsupported.into()))
     }
 
-    /// FORGET.
-    pub fn forget(&self, node: u64, count: u64) {
-        if !self.unnamed.forget(node, count) {
-            self.named.forget(nobody(), node, count);
-        }
-    }
-
     /// Calls `work` with a folder, opened.
     pub fn with_folder<T>(&self, node: u64, work: impl FnOnce(&File) -> io::Result<T>) -> io::Result<T> {
         let flags = libc::O_RDONLY as u32;

@@ -14,25 +14,26 @@ use virtiofsd::filesystem::{
 use virtiofsd::fuse;
 use virtiofsd::passthrough::PassthroughFs;
 
+use super::cache::Places;
 use super::locks::Locks;
 use super::open_files::OpenFiles;
-
-/// Number of the share's root.
-const ROOT: u64 = fuse::ROOT_ID;
 
 /// Offsets end well below 2^63, so that those of a long request do too; the pass-through file system panics beyond.
 const MAX_OFFSET: u64 = i64::MAX as u64 - (1 << 24);
 
 /// The share.
+#[derive(Clone)]
 pub struct Share {
-    files: OpenFiles,
-    locks: Arc<Locks>,
+    pub files: OpenFiles,
+    pub locks: Arc<Locks>,
+    pub places: Arc<Places>,
 }
 
 impl Share {
-    /// Adds the differences to `files`.
-    pub fn new(files: OpenFiles, locks: Arc<Locks>) -> Share {
-        Share { files, locks }
+    fn clear(&self) {
+        self.locks.clear();
+        self.files.unnamed.clear();
+        self.places.clear();
     }
 }
 
@@ -63,14 +64,12 @@ impl FileSystem for Share {
     type DirIter = <PassthroughFs as FileSystem>::DirIter;
 
     fn init(&self, capable: FsOptions) -> io::Result<FsOptions> {
-        self.locks.clear();
-        self.files.unnamed.clear();
+        self.clear();
         Ok(self.files.named.init(capable)? | FsOptions::POSIX_LOCKS | FsOptions::FLOCK_LOCKS)
     }
 
     fn destroy(&self) {
-        self.locks.clear();
-        self.files.unnamed.clear();
+        self.clear();
         self.files.named.destroy();
     }
 
@@ -93,14 +92,43 @@ impl FileSystem for Share {
         self.files.named.release(ctx, inode, flags, handle, flush, flock_release, lock_owner)
     }
 
-    /// Names directly below the root are containers, which the host makes and removes: the guest must ask for them every time,
-    /// or it would see a removed container's files in one that has its name.
     fn lookup(&self, ctx: Context, parent: u64, name: &CStr) -> io::Result<Entry> {
-        let mut entry = self.files.named.lookup(ctx, parent, name)?;
-        if parent == ROOT {
-            entry.entry_timeout = Duration::ZERO;
+        match self.files.named.lookup(ctx, parent, name) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => self.places.absent(parent, name).ok_or(error),
+            found => Ok(self.places.found(parent, name, found?)),
         }
-        Ok(entry)
+    }
+
+    #[rustfmt::skip]
+    fn symlink(&self, ctx: Context, target: &CStr, parent: u64, name: &CStr, extensions: Extensions) -> io::Result<Entry> {
+        let made = self.files.named.symlink(ctx, target, parent, name, extensions)?;
+        Ok(self.places.found(parent, name, made))
+    }
+
+    #[rustfmt::skip]
+    fn mknod(
+        &self, ctx: Context, parent: u64, name: &CStr, mode: u32, rdev: u32, umask: u32, extensions: Extensions,
+    ) -> io::Result<Entry> {
+        let made = self.files.named.mknod(ctx, parent, name, mode, rdev, umask, extensions)?;
+        Ok(self.places.found(parent, name, made))
+    }
+
+    #[rustfmt::skip]
+    fn mkdir(
+        &self, ctx: Context, parent: u64, name: &CStr, mode: u32, umask: u32, extensions: Extensions,
+    ) -> io::Result<Entry> {
+        let made = self.files.named.mkdir(ctx, parent, name, mode, umask, extensions)?;
+        Ok(self.places.found(parent, name, made))
+    }
+
+    #[rustfmt::skip]
+    fn create(
+        &self, ctx: Context, parent: u64, name: &CStr, mode: u32, kill_priv: bool, flags: u32, umask: u32,
+        extensions: Extensions,
+    ) -> io::Result<(Entry, Option<u64>, OpenOptions)> {
+        let (made, handle, options) =
+            self.files.named.create(ctx, parent, name, mode, kill_priv, flags, umask, extensions)?;
+        Ok((self.places.found(parent, name, made), handle, options))
     }
 
     /// The size of a file in /proc or /sys says nothing: the guest must not stop reading at it.
@@ -152,20 +180,26 @@ impl FileSystem for Share {
         self.files.named.write(ctx, inode, handle, r, size, offset, lock_owner, delayed, kill_priv, flags)
     }
 
-    fn forget(&self, _: Context, inode: u64, count: u64) {
-        self.files.forget(inode, count);
+    fn forget(&self, ctx: Context, inode: u64, count: u64) {
+        if !self.files.unnamed.forget(inode, count) {
+            self.places.forget(inode, count);
+            self.files.named.forget(ctx, inode, count);
+        }
     }
 
-    fn batch_forget(&self, _: Context, requests: Vec<(u64, u64)>) {
+    fn batch_forget(&self, ctx: Context, requests: Vec<(u64, u64)>) {
         for (inode, count) in requests {
-            self.files.forget(inode, count);
+            self.forget(ctx, inode, count);
         }
     }
 
     fn getattr(&self, ctx: Context, inode: u64, handle: Option<u64>) -> io::Result<(fuse::Attr, Duration)> {
         match self.files.unnamed.node(inode) {
             Some(file) => self.files.unnamed.attributes(&file),
-            None => self.files.named.getattr(ctx, inode, handle),
+            None => {
+                let (attributes, _) = self.files.named.getattr(ctx, inode, handle)?;
+                Ok((attributes, self.places.attributes_valid(inode)))
+            }
         }
     }
 
@@ -175,18 +209,22 @@ impl FileSystem for Share {
     ) -> io::Result<(fuse::Attr, Duration)> {
         match self.files.unnamed.node(inode) {
             Some(file) => self.files.unnamed.set_attributes(&file, &attr, valid),
-            None => self.files.named.setattr(ctx, inode, attr, handle, valid),
+            None => {
+                let (attributes, _) = self.files.named.setattr(ctx, inode, attr, handle, valid)?;
+                Ok((attributes, self.places.attributes_valid(inode)))
+            }
         }
     }
 
     fn link(&self, ctx: Context, inode: u64, newparent: u64, newname: &CStr) -> io::Result<Entry> {
         let Some(file) = self.files.unnamed.node(inode) else {
-            return self.files.named.link(ctx, inode, newparent, newname);
+            let made = self.files.named.link(ctx, inode, newparent, newname)?;
+            return Ok(self.places.found(newparent, newname, made));
         };
         let unnamed = &self.files.unnamed;
         self.files
             .with_folder(newparent, |folder| unnamed.link(&file, folder, newname))?;
-        self.files.named.lookup(ctx, newparent, newname)
+        self.lookup(ctx, newparent, newname)
     }
 
     fn fsync(&self, ctx: Context, inode: u64, datasync: bool, handle: u64) -> io::Result<()> {
@@ -279,16 +317,9 @@ impl FileSystem for Share {
 
     pass! {
         fn readlink(ctx: Context, inode: u64) -> io::Result<Vec<u8>>;
-        fn symlink(ctx: Context, target: &CStr, parent: u64, name: &CStr, extensions: Extensions) -> io::Result<Entry>;
-        fn mknod(ctx: Context, inode: u64, name: &CStr, mode: u32, rdev: u32, umask: u32, extensions: Extensions)
-            -> io::Result<Entry>;
-        fn mkdir(ctx: Context, parent: u64, name: &CStr, mode: u32, umask: u32, extensions: Extensions)
-            -> io::Result<Entry>;
         fn unlink(ctx: Context, parent: u64, name: &CStr) -> io::Result<()>;
         fn rmdir(ctx: Context, parent: u64, name: &CStr) -> io::Result<()>;
         fn rename(ctx: Context, olddir: u64, oldname: &CStr, newdir: u64, newname: &CStr, flags: u32) -> io::Result<()>;
-        fn create(ctx: Context, parent: u64, name: &CStr, mode: u32, kill_priv: bool, flags: u32, umask: u32,
-            extensions: Extensions) -> io::Result<(Entry, Option<u64>, OpenOptions)>;
         fn opendir(ctx: Context, inode: u64, flags: u32) -> io::Result<(Option<u64>, OpenOptions)>;
         fn readdir(ctx: Context, inode: u64, handle: u64, size: u32, offset: u64) -> io::Result<Self::DirIter>;
         fn fsyncdir(ctx: Context, inode: u64, datasync: bool, handle: u64) -> io::Result<()>;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::FsDevice;
-use crate::file_server::{FileServer, SharePolicy};
+use crate::file_server::FileServer;
 use crate::virtio::device::{Activation, GuestMemory, VirtioDevice};
 use crate::virtio::testing::{CountingInterrupt, FakeQueue, Piece, counting_interrupt, guest_memory, wait_for};
 
@@ -17,6 +17,7 @@ pub const LOOKUP: u32 = 1;
 pub const FORGET: u32 = 2;
 pub const GETATTR: u32 = 3;
 pub const SETATTR: u32 = 4;
+pub const MKDIR: u32 = 9;
 pub const LINK: u32 = 13;
 pub const OPEN: u32 = 14;
 pub const READ: u32 = 15;
@@ -94,7 +95,7 @@ impl Guest {
     /// A guest that has mounted `share`.
     pub fn start(share: &Path) -> Guest {
         let descriptors = File::open("/proc/self/fd").unwrap().into();
-        let server = FileServer::new(share.to_str().unwrap(), descriptors, SharePolicy::Mixed).unwrap();
+        let server = FileServer::new(share.to_str().unwrap(), descriptors).unwrap();
         let memory = guest_memory(0x100_0000);
         let (hiprio, _) = FakeQueue::new(&memory, HIPRIO_RING, 64);
         let (requests, _) = FakeQueue::new(&memory, REQUEST_RING, 512);
