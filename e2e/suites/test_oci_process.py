@@ -2,6 +2,7 @@
 
 import pytest
 
+from harness.answers import Differs
 from harness.facts import Fact
 from harness.oci import Spec, all_of, container, refused
 
@@ -100,15 +101,17 @@ USER = Spec(
 GROUPS = (ROOT, USER)
 
 CASES = (
-    container("no-capabilities", STATUS, "del(.process.capabilities) | .process.noNewPrivileges = false", says=("CapEff:\t0000000000000000",)),
+    container("no-capabilities", STATUS, ".process.capabilities = {} | .process.noNewPrivileges = false", says=("CapEff:\t0000000000000000\nCapBnd:\t0000000000000000",)),
+    container("capabilities-not-named", STATUS, "del(.process.capabilities)", says=("CapEff:\t000001ffffffffff",)),
     refused("limit-unknown", '.process.rlimits = [{type: "RLIMIT_NO_SUCH", soft: 1, hard: 1}]', "RLIMIT_NO_SUCH"),
     refused("limit-soft-above-hard", '.process.rlimits = [{type: "RLIMIT_NOFILE", soft: 20, hard: 10}]', "invalid argument|RLIMIT_NOFILE"),
     refused("no-arguments", ".process.args = []", "args"),
     refused("scheduler-unknown", '.process.scheduler = {policy: "SCHED_NO_SUCH"}', "SCHED_NO_SUCH"),
     refused("io-priority-unknown", '.process.ioPriority = {class: "IOPRIO_CLASS_NO_SUCH", priority: 1}', "IOPRIO_CLASS_NO_SUCH"),
     refused("personality-unknown", '.linux.personality = {domain: "NO_SUCH"}', "NO_SUCH|personality"),
-    refused("version-is-no-version", '.ociVersion = "x"', "[Vv]ersion"),
-    refused("arguments-of-ten-megabytes", '.process.args += [range(80) | "y" * 131000]', "argument list too long"),
+    container("version-is-no-version", "echo it ran", '.ociVersion = "x"', stdout="it ran", differs=Differs("a version that the runtime specification does not have is refused", status=1, stdout="^$", stderr="incompatible version 'x'")),
+    container("arguments-of-three-megabytes", "echo it ran", '.process.args += [range(24) | "y" * 131000]', status=255, stdout="", complains=("argument list too long",)),
+    container("arguments-of-ten-megabytes", "echo it ran", '.process.args += [range(80) | "y" * 131000]', status=255, stdout="", complains=("argument list too long",), differs=Differs("a specification that does not fit into a message to the guest is refused when the container is made", status=1)),
     container("root-is-missing", "true", '.root.path = $w + "/no/root"', status=1, complains=("/no/root",)),
 )
 
