@@ -53,7 +53,7 @@ CASES = (
         appears held
         hold $ID ''
         execute $ID 'print(tried(EX | NB)); open("/v/waits", "w"); print(tried(EX))' & waiter=$!
-        appears waits; sleep 1; kill $holder; wait $waiter; echo "waiter $?"
+        appears waits; sleep 1; pkill -P $holder; wait $waiter; echo "waiter $?"
         end $ID""",
         stdout="busy\nlocked\nwaiter 0",
         complains=("",),

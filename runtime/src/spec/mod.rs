@@ -79,7 +79,7 @@ pub(crate) fn for_guest(mut spec: Value, id: &ContainerId, owner: &dyn Fn(u32) -
     if let Some(linux) = object.get_mut("linux").and_then(Value::as_object_mut) {
         linux.insert("cgroupsPath".into(), Value::from(format!("/{id}")));
         linux.remove("mountLabel");
-        linux.remove("intelRdt");
+        refuse_intel_rdt(linux, id)?;
         drop_host_resources(linux, id);
         simplify_propagation(linux, id)?;
         devices::keep_meaningful(linux, id)?;
@@ -113,6 +113,16 @@ pub(crate) fn exec_for_guest(process: &[u8], what: &str) -> Result<(Vec<u8>, (u3
     let json = serde_json::to_vec(&value)
         .map_err(|e| Error::internal(format!("{what}: cannot encode the process")).caused_by(e))?;
     Ok((json, size))
+}
+
+/// Cache and memory bandwidth belong to the host's CPUs, of which a guest knows nothing.
+fn refuse_intel_rdt(linux: &mut Map<String, Value>, id: &ContainerId) -> Result<()> {
+    match linux.remove("intelRdt") {
+        Some(Value::Object(asked)) if !asked.is_empty() => Err(Error::invalid(format!(
+            "container {id}: linux.intelRdt cannot be applied to a container in a microVM: leave it out"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Puts where the guest sees the container's root filesystem into a spec: in the container's folder of that name.
