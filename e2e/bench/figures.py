@@ -6,6 +6,7 @@ the clock leaps over waits for it. Memory is the proportional set size (PSS) of 
 """
 
 import argparse
+import itertools
 import json
 import os
 import re
@@ -20,6 +21,22 @@ SHIM = Path("/usr/local/bin/containerd-shim-bulkhead-v2")
 PROBE = Path("/usr/local/libexec/bulkhead/bulkhead-vmm-probe")
 BUSYBOX = "docker.io/bulkhead/busybox:latest"
 PAUSE = "docker.io/bulkhead/pause:latest"
+DEBIAN = "docker.io/bulkhead/debian:latest"
+FILES = "/repo/e2e/bench/files.py"
+# Work of files.py in its order: its name, whether caches are dropped before, and what the figure is called.
+FILE_WORK = (
+    ("write", False, "write 16 MiB, fsync"),
+    ("read", True, "read 16 MiB, cold"),
+    ("read", False, "read 16 MiB, cached"),
+    ("read-4k", True, "1,000 random reads of 4 KiB, cold"),
+    ("read-4k", False, "1,000 random reads of 4 KiB, cached"),
+    ("walk", True, "walk of 520 names, cold"),
+    ("walk", False, "walk of 520 names, cached"),
+    ("read-small", True, "read 500 small files, cold"),
+    ("read-small", False, "read 500 small files, cached"),
+    ("create", False, "create 500 small files"),
+    ("delete", False, "delete 500 small files"),
+)
 CONTAINERD_LOG = Path("/var/log/containerd.log")
 COMMAND_SECONDS = 120
 # More tries of a round whose figure does not count because the disk moved.
@@ -186,6 +203,31 @@ def probe(rounds):
     }
 
 
+def file_times(name, rounds):
+    """Milliseconds of each kind of file work in a container's root file system, in the order of FILE_WORK."""
+    identifier = f"files-{name}"
+    mount = "type=bind,src=/repo,dst=/repo,options=rbind:ro"
+    call("ctr", "run", "-d", "--null-io", "--privileged", "--mount", mount, "--runtime", RUNTIMES[name], DEBIAN, identifier, "sleep", "3600")
+    numbers = itertools.count()
+
+    def inside(kind):
+        return call("ctr", "task", "exec", "--exec-id", f"x{next(numbers)}", identifier, "python3", FILES, kind)
+
+    inside("prepare")
+    rows = [[] for _ in FILE_WORK]
+    for _ in range(rounds):
+        for (kind, cold, _text), row in zip(FILE_WORK, rows, strict=True):
+            if cold:
+                inside("forget")
+                Path("/proc/sys/vm/drop_caches").write_text("3\n", encoding="ascii")
+            row.append(int(inside(kind)) / 1000)
+    call("ctr", "task", "kill", "-s", "KILL", identifier)
+    time.sleep(1)
+    subprocess.run(["ctr", "task", "rm", "-f", identifier], capture_output=True, timeout=COMMAND_SECONDS, check=False)
+    call("ctr", "container", "rm", identifier)
+    return [statistics.median(row) for row in rows]
+
+
 class Table:
     """Prints figures as they come, one a line, and keeps them."""
 
@@ -204,15 +246,7 @@ class Table:
         print(f"{name:48} {show(bulkhead, ' ' + unit):>12} {show(runc, ' ' + unit):>12} {ratio:>7}", flush=True)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--pods", type=int, default=10)
-    arguments = parser.parse_args()
-    runtimes = list(RUNTIMES) if SHIM.exists() else ["runc"]
-
-    table = Table()
+def start_figures(table, runtimes, arguments):
     times, phases = start_times(runtimes, arguments.rounds)
     medians = {name: statistics.median(values) for name, values in times.items()}
     table.add("start: ctr run --rm IMAGE true", "ms", medians.get("bulkhead"), medians["runc"], rounds=times)
@@ -224,6 +258,9 @@ def main():
         table.add("vmm start to its vCPUs running", "ms", probed["booted_ms"])
         table.add("vmm start to agent answering", "ms", probed["agent_ms"])
         table.add("exits until the agent answers", "", int(probed["exits"]))
+
+
+def memory_figures(table, runtimes, arguments):
     memory = {name: pod_memory(name, arguments.pods) for name in runtimes}
     totals = {name: sum(programs.values()) / 1024 for name, programs in memory.items()}
     table.add(f"memory: one idle pod of {arguments.pods} (PSS)", "MiB", totals.get("bulkhead"), totals["runc"])
@@ -231,6 +268,28 @@ def main():
         for program, kib in programs.items():
             table.add(f"  {program}", "MiB", **{name: kib / 1024})
 
+
+def file_figures(table, runtimes, arguments):
+    times = {name: file_times(name, min(arguments.rounds, 3)) for name in runtimes}
+    for number, (_, _, text) in enumerate(FILE_WORK):
+        ours = times["bulkhead"][number] if "bulkhead" in times else None
+        table.add(f"files: {text}", "ms", ours, times["runc"][number])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--pods", type=int, default=10)
+    parser.add_argument("--only", choices=("start", "memory", "files"), help="one group of figures")
+    arguments = parser.parse_args()
+    runtimes = list(RUNTIMES) if SHIM.exists() else ["runc"]
+
+    table = Table()
+    groups = {"start": start_figures, "memory": memory_figures, "files": file_figures}
+    for name, group in groups.items():
+        if arguments.only in (None, name):
+            group(table, runtimes, arguments)
     arguments.output.write_text(json.dumps(table.figures, indent=2) + "\n", encoding="utf-8")
 
 

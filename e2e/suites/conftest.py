@@ -13,7 +13,7 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(__file__))
 
-from harness import answers, leftovers, shell  # noqa: E402 (the path comes first)
+from harness import answers, facts, leftovers, shell  # noqa: E402 (the path comes first)
 
 CONTAINERD_LOG = Path("/var/log/containerd.log")
 LOG_LINES = 60
@@ -125,6 +125,12 @@ def beside_runc(request, collected):
         answers.compare(case, runc, bulkhead, left)
 
     return check
+
+
+@pytest.fixture(scope="session")
+def asker(request, collected):
+    """Compares single facts of the answers to their groups."""
+    return facts.Asker(collected, request.config.getoption("--runc-only"))
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import pytest
 
 from harness.answers import Case
-from harness.facts import Asker, Fact, Group
+from harness.facts import Fact, Group
 
 STATUS = "grep -E '^(Cap...|NoNewPrivs|Seccomp|Groups|Uid|Gid|Umask)' /proc/self/status"
 # The kernel's own words differ between host and guest; these are what the container's spec decides.
@@ -150,11 +150,6 @@ DEBIAN = Group(
 )
 
 GROUPS = (PLAIN, UNPRIVILEGED, RIGHTS, PRIVILEGED, MOUNTED, DEBIAN)
-
-
-@pytest.fixture(scope="module")
-def asker(request, collected):
-    return Asker(collected, request.config.getoption("--runc-only"))
 
 
 @pytest.mark.parametrize(

@@ -65,10 +65,12 @@ impl OwnCgroup {
 pub fn remove(namespace: &str, pod: &str) {
     let folder = folder(Path::new(ROOT), namespace, pod);
     let deadline = Instant::now() + DEATH;
-    remove_folder(&folder);
-    while folder.exists() && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(5));
+    loop {
         remove_folder(&folder);
+        if !folder.exists() || Instant::now() > deadline {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -144,7 +144,15 @@ impl Cgroup {
     pub fn apply(&self, resources: &LinuxResources) -> Result<()> {
         super::devices::restrict(self, resources.devices().as_deref().unwrap_or_default())?;
         for limit in limits::files(resources, |file| self.path.join(file).exists()) {
-            fs::write(self.path.join(&limit.file), &limit.value).map_err(|source| CgroupError::Limit {
+            let written = if limit.file.contains('/') {
+                Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "a file's name has no slash",
+                ))
+            } else {
+                fs::write(self.path.join(&limit.file), &limit.value)
+            };
+            written.map_err(|source| CgroupError::Limit {
                 file: limit.file,
                 value: limit.value,
                 source,

@@ -232,27 +232,6 @@ def questions(folder, kind):
     os.close(fd)
 
 
-def deadlock(folder):
-    path = os.path.join(folder, "lock-deadlock")
-
-    def work(mine, other):
-        def run(tell, pause):
-            fd = opened(path)
-            tell(lock(fd, "posix", start=mine, length=1))
-            pause()
-            tell(lock(fd, "posix", wait=True, start=other, length=1))
-
-        return Child(run)
-
-    first, second = work(0, 1), work(1, 0)
-    first.answer(), second.answer()
-    first.go()
-    time.sleep(WHILE)
-    second.go()
-    yield "two that wait for each other", " ".join(sorted([second.answer(), first.answer()]))
-    first.join(), second.join()
-
-
 def between_kinds(folder):
     for holding in KINDS:
         path = os.path.join(folder, f"lock-kinds-{holding}")
@@ -290,7 +269,7 @@ def everything(folder):
     for kind in KINDS:
         for question, answer in questions(folder, kind):
             print(f"{kind}: {question}: {answer}", flush=True)
-    for part in (deadlock, between_kinds, rest):
+    for part in (between_kinds, rest):
         for question, answer in part(folder):
             print(f"{question}: {answer}", flush=True)
 

@@ -2,8 +2,11 @@
 
 import dataclasses
 import re
+from pathlib import Path
 
 from . import answers
+
+INTERVIEW = Path(__file__).with_name("interview.py")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,10 +34,29 @@ class Group:
     image: str = "$BUSYBOX"
 
     def case(self):
-        inside = "\n".join(f"echo; echo '@@ {fact.name}'\n( {fact.snippet}\n) 2>&1 </dev/null" for fact in self.facts)
+        inside = questions(self.facts)
         # The quoted delimiter keeps the text as it is; the container's shell gets it as one argument.
         script = f"{self.before}\nFACTS=$(cat <<'END-OF-FACTS'\n{inside}\nEND-OF-FACTS\n)\n"
         script += f'run {self.options} {self.image} "$ID" sh -c "$FACTS"'
+        return answers.Case(f"facts-{self.name}", script)
+
+
+def questions(facts):
+    """Shell that asks one fact after the other, each below its name."""
+    return "\n".join(f"echo; echo '@@ {fact.name}'\n( {fact.snippet}\n) 2>&1 </dev/null" for fact in facts)
+
+
+@dataclasses.dataclass(frozen=True)
+class PythonGroup(Group):
+    """Facts whose snippets are Python, asked by one interpreter; interview.py says what it gives them."""
+
+    image: str = "$DEBIAN"
+
+    def case(self):
+        program = INTERVIEW.read_text(encoding="utf-8")
+        program += "".join(f"ask({fact.name!r}, {fact.snippet!r})\n" for fact in self.facts)
+        script = f"{self.before}\nFACTS=$(cat <<'END-OF-FACTS'\n{program}\nEND-OF-FACTS\n)\n"
+        script += f'run {self.options} {self.image} "$ID" python3 -I -S -c "$FACTS"'
         return answers.Case(f"facts-{self.name}", script)
 
 

@@ -17,4 +17,6 @@ mod channel;
 mod message;
 
 pub use channel::{Channel, ChannelError, MAX_FDS, MAX_PACKET};
-pub use message::{BootFd, Counters, DiskSpec, IdExtent, JailSpec, Reply, Request, StopReason, VmSpec};
+pub use message::{
+    BootFd, Counters, DiskSpec, IdExtent, JailSpec, OWN_ROOTFS, READY_ROOTFS, Reply, Request, StopReason, VmSpec,
+};

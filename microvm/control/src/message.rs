@@ -136,6 +136,16 @@ pub struct IdExtent {
     pub count: u32,
 }
 
+impl IdExtent {
+    /// What is written to uid_map or gid_map, in one write.
+    pub fn text(extents: &[IdExtent]) -> String {
+        let lines = extents.iter();
+        lines
+            .map(|line| format!("{} {} {}\n", line.inside, line.outside, line.count))
+            .collect()
+    }
+}
+
 /// A block device of the guest.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DiskSpec {
@@ -157,3 +167,9 @@ pub struct Counters {
     /// Bytes of guest memory that the vmm wrote before the first instruction.
     pub bytes_copied_at_boot: u64,
 }
+
+/// Folder of a container's root file system, below the container's in the share, when nobody but the pod writes it.
+pub const OWN_ROOTFS: &str = "rootfs";
+
+/// The same when it lay ready, where others may write it too.
+pub const READY_ROOTFS: &str = "ready-rootfs";

@@ -6,31 +6,37 @@
 //!
 //! virtiofsd panics on a few requests that no driver makes; [`request`] and [`share`] refuse those before.
 //!
-//! File locks are not served: the driver is not offered FUSE_POSIX_LOCKS and FUSE_FLOCK_LOCKS and keeps locks to itself, so they
-//! work among the containers of a pod.
+//! virtiofsd does not serve file locks and files without a name; [`locks`] and [`unnamed`] do.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use thiserror::Error;
 use virtiofsd::descriptor_utils::{Reader, Writer};
-use virtiofsd::filesystem::{Context, FileSystem};
-use virtiofsd::passthrough::{self, CachePolicy, InodeFileHandlesMode, NegotiationMode, PassthroughFs};
+use virtiofsd::filesystem::FileSystem;
+use virtiofsd::passthrough::{self, InodeFileHandlesMode, NegotiationMode, PassthroughFs};
 use virtiofsd::server::Server;
 
+use self::locks::Locks;
+use self::open_files::{OpenFiles, nobody};
 use self::request::Forget;
 use self::share::Share;
+use self::unnamed::UnnamedFiles;
 use crate::virtio::ring::Chain;
 
+mod cache;
+mod calls;
 mod descriptors;
+mod locks;
 mod memory;
+mod open_files;
 mod request;
 mod share;
+mod unnamed;
 
 pub use descriptors::reserve_descriptors;
 pub use memory::ServerMemory;
@@ -54,45 +60,28 @@ pub enum FileServerError {
     },
 }
 
-/// How long and how much the guest may cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SharePolicy {
-    /// Root file systems, which only the pod writes, and volumes, which others may write, on one share: names and attributes are
-    /// believed for a second, file data and directory contents until a changed size or modification time shows them stale.
-    Mixed,
-}
-
-impl SharePolicy {
-    fn timeout(self) -> Duration {
-        match self {
-            SharePolicy::Mixed => Duration::from_secs(1),
-        }
-    }
-
-    fn cache(self) -> CachePolicy {
-        match self {
-            // Always: an open does not drop what is cached. FUSE_AUTO_INVAL_DATA, which the server always offers, does.
-            SharePolicy::Mixed => CachePolicy::Always,
-        }
-    }
-}
-
 /// Answers FUSE requests. Any number of threads may do so at a time.
 pub struct FileServer {
     server: Server<Share>,
-    files: Arc<PassthroughFs>,
+    share: Share,
 }
 
 impl FileServer {
     /// Serves the directory `root`. `descriptors` is a directory descriptor of this process's /proc/self/fd.
     /// Clears the umask of the process, because modes come from the guest.
-    pub fn new(root: &str, descriptors: OwnedFd, policy: SharePolicy) -> Result<FileServer, FileServerError> {
+    pub fn new(root: &str, descriptors: OwnedFd) -> Result<FileServer, FileServerError> {
+        let setup = |source| FileServerError::Setup {
+            root: root.to_owned(),
+            source,
+        };
+        let for_locks = descriptors.try_clone().map_err(setup)?;
+        let for_unnamed = descriptors.try_clone().map_err(setup)?;
         let config = passthrough::Config {
             root_dir: root.to_owned(),
             proc_sfd_rawfd: Some(File::from(descriptors)),
-            entry_timeout: policy.timeout(),
-            attr_timeout: policy.timeout(),
-            cache_policy: policy.cache(),
+            entry_timeout: cache::SHORT,
+            attr_timeout: cache::SHORT,
+            cache_policy: cache::DATA,
             writeback: false,
             xattr: true,
             posix_acl: NegotiationMode::Auto,
@@ -103,14 +92,18 @@ impl FileServer {
             guest_fd_limit: descriptors::for_the_guest().map_err(FileServerError::Limit)?,
             ..passthrough::Config::default()
         };
-        let setup = |source| FileServerError::Setup {
-            root: root.to_owned(),
-            source,
+        let files = OpenFiles {
+            named: Arc::new(PassthroughFs::new(config).map_err(setup)?),
+            unnamed: Arc::new(UnnamedFiles::new(for_unnamed)),
         };
-        let files = Arc::new(PassthroughFs::new(config).map_err(setup)?);
-        Ok(FileServer {
-            server: Server::new(Share::new(Arc::clone(&files))),
+        let share = Share {
+            locks: Arc::new(Locks::new(files.clone(), for_locks)),
+            places: Arc::default(),
             files,
+        };
+        Ok(FileServer {
+            server: Server::new(share.clone()),
+            share,
         })
     }
 
@@ -122,14 +115,7 @@ impl FileServer {
     /// Carries out what came through the high-priority queue, which has no answer.
     pub fn handle_urgent(&self, chain: &Chain<'_>) {
         match request::forget(chain) {
-            Ok(Forget { node, count }) => {
-                let nobody = Context {
-                    uid: 0.into(),
-                    gid: 0.into(),
-                    pid: 0,
-                };
-                self.files.forget(nobody, node, count);
-            }
+            Ok(Forget { node, count }) => self.share.forget(nobody(), node, count),
             Err(error) => tracing::warn!(%error, "the guest sent an urgent file request that no driver makes"),
         }
     }
@@ -137,6 +123,7 @@ impl FileServer {
     /// Answers one request; returns the bytes written. A request that cannot be understood gets no answer.
     pub fn handle(&self, memory: &ServerMemory, chain: Chain<'_>) -> u32 {
         let view = memory.view();
+        let ours = calls::is_ours(request::opcode(&chain));
         let (reader, writer) = match (Reader::new(view, chain.clone()), Writer::new(view, chain)) {
             (Ok(reader), Ok(writer)) => (reader, writer),
             (Err(error), _) | (_, Err(error)) => {
@@ -149,7 +136,11 @@ impl FileServer {
             tracing::warn!("the guest sent a file request without room for an answer");
             return 0;
         }
-        match self.server.handle_message(reader, writer, None::<&mut ()>) {
+        let handled = match ours {
+            true => calls::serve(&self.share, reader, writer).map_err(virtiofsd::Error::DecodeMessage),
+            false => self.server.handle_message(reader, writer, None::<&mut ()>),
+        };
+        match handled {
             Ok(written) => u32::try_from(written).unwrap_or(0),
             Err(error) => {
                 tracing::warn!(%error, "the guest sent a file request that cannot be read");

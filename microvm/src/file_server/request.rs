@@ -7,6 +7,14 @@ use crate::virtio::ring::Chain;
 
 /// FUSE_FORGET.
 const FORGET: u32 = 2;
+/// FUSE_GETLK.
+pub const GETLK: u32 = 31;
+/// FUSE_SETLK.
+pub const SETLK: u32 = 32;
+/// FUSE_SETLKW.
+pub const SETLKW: u32 = 33;
+/// FUSE_TMPFILE.
+pub const TMPFILE: u32 = 51;
 
 /// A header and `struct fuse_forget_in`.
 const FORGET_SIZE: usize = 48;
@@ -32,23 +40,33 @@ pub struct Forget {
     pub count: u64,
 }
 
-/// Reads what comes through the high-priority queue. Linux sends FORGET there and nothing else.
-pub fn forget(chain: &Chain<'_>) -> Result<Forget, RequestError> {
-    let mut request = [0; FORGET_SIZE];
+/// What a request asks for; `None` when it is too short to say.
+pub fn opcode(chain: &Chain<'_>) -> Option<u32> {
+    let mut start = [0; OPCODE.end];
+    read(chain, &mut start).then(|| number(&start, OPCODE) as u32)
+}
+
+/// Fills `bytes` with the beginning of a request; false when it is shorter.
+fn read(chain: &Chain<'_>, bytes: &mut [u8]) -> bool {
     let mut done = 0;
     for descriptor in chain.clone().readable() {
-        let Some(rest) = request.get_mut(done..).filter(|rest| !rest.is_empty()) else {
+        let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) else {
             break;
         };
         let count = rest.len().min(descriptor.len() as usize);
         let part = rest.get_mut(..count).unwrap_or_default();
-        chain
-            .memory()
-            .read_slice(part, descriptor.addr())
-            .map_err(|_| RequestError::NoForget)?;
+        if chain.memory().read_slice(part, descriptor.addr()).is_err() {
+            return false;
+        }
         done += count;
     }
-    if done < FORGET_SIZE || number(&request, OPCODE) != u64::from(FORGET) {
+    done == bytes.len()
+}
+
+/// Reads what comes through the high-priority queue. Linux sends FORGET there and nothing else.
+pub fn forget(chain: &Chain<'_>) -> Result<Forget, RequestError> {
+    let mut request = [0; FORGET_SIZE];
+    if !read(chain, &mut request) || number(&request, OPCODE) != u64::from(FORGET) {
         return Err(RequestError::NoForget);
     }
     Ok(Forget {

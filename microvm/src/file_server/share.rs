@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::libc;
+use rustix::fs::{FallocateFlags, SeekFrom, XattrFlags};
 use virtiofsd::filesystem::{
     Context, Entry, Extensions, FileSystem, FsOptions, GetxattrReply, ListxattrReply, OpenOptions, SetattrValid,
     SetxattrFlags, ZeroCopyReader, ZeroCopyWriter,
@@ -13,21 +14,26 @@ use virtiofsd::filesystem::{
 use virtiofsd::fuse;
 use virtiofsd::passthrough::PassthroughFs;
 
-/// Number of the share's root.
-const ROOT: u64 = fuse::ROOT_ID;
+use super::cache::Places;
+use super::locks::Locks;
+use super::open_files::OpenFiles;
 
 /// Offsets end well below 2^63, so that those of a long request do too; the pass-through file system panics beyond.
 const MAX_OFFSET: u64 = i64::MAX as u64 - (1 << 24);
 
 /// The share.
+#[derive(Clone)]
 pub struct Share {
-    files: Arc<PassthroughFs>,
+    pub files: OpenFiles,
+    pub locks: Arc<Locks>,
+    pub places: Arc<Places>,
 }
 
 impl Share {
-    /// Adds the differences to `files`.
-    pub fn new(files: Arc<PassthroughFs>) -> Share {
-        Share { files }
+    fn clear(&self) {
+        self.locks.clear();
+        self.files.unnamed.clear();
+        self.places.clear();
     }
 }
 
@@ -39,11 +45,15 @@ fn check_offset(offset: u64) -> io::Result<()> {
     }
 }
 
-/// Requests that the pass-through file system answers as they are.
+fn another_file_system() -> io::Error {
+    io::Error::from_raw_os_error(libc::EXDEV)
+}
+
+/// Requests that the pass-through file system answers as they are; of a file without a name it knows nothing (EBADF).
 macro_rules! pass {
     ($(fn $name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => {
         $(fn $name(&self, $($argument: $type),*) -> $result {
-            self.files.$name($($argument),*)
+            self.files.named.$name($($argument),*)
         })*
     };
 }
@@ -53,24 +63,86 @@ impl FileSystem for Share {
     type Handle = u64;
     type DirIter = <PassthroughFs as FileSystem>::DirIter;
 
-    /// Names directly below the root are containers, which the host makes and removes: the guest must ask for them every time,
-    /// or it would see a removed container's files in one that has its name.
-    fn lookup(&self, ctx: Context, parent: u64, name: &CStr) -> io::Result<Entry> {
-        let mut entry = self.files.lookup(ctx, parent, name)?;
-        if parent == ROOT {
-            entry.entry_timeout = Duration::ZERO;
+    fn init(&self, capable: FsOptions) -> io::Result<FsOptions> {
+        self.clear();
+        Ok(self.files.named.init(capable)? | FsOptions::POSIX_LOCKS | FsOptions::FLOCK_LOCKS)
+    }
+
+    fn destroy(&self) {
+        self.clear();
+        self.files.named.destroy();
+    }
+
+    fn flush(&self, ctx: Context, inode: u64, handle: u64, lock_owner: u64) -> io::Result<()> {
+        self.locks.closed(inode, lock_owner);
+        if self.files.unnamed.handle(handle).is_some() {
+            return Ok(());
         }
-        Ok(entry)
+        self.files.named.flush(ctx, inode, handle, lock_owner)
+    }
+
+    #[rustfmt::skip]
+    fn release(
+        &self, ctx: Context, inode: u64, flags: u32, handle: u64, flush: bool, flock_release: bool, lock_owner: Option<u64>,
+    ) -> io::Result<()> {
+        self.locks.released(inode, handle);
+        if self.files.unnamed.release(handle) {
+            return Ok(());
+        }
+        self.files.named.release(ctx, inode, flags, handle, flush, flock_release, lock_owner)
+    }
+
+    fn lookup(&self, ctx: Context, parent: u64, name: &CStr) -> io::Result<Entry> {
+        match self.files.named.lookup(ctx, parent, name) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => self.places.absent(parent, name).ok_or(error),
+            found => Ok(self.places.found(parent, name, found?)),
+        }
+    }
+
+    #[rustfmt::skip]
+    fn symlink(&self, ctx: Context, target: &CStr, parent: u64, name: &CStr, extensions: Extensions) -> io::Result<Entry> {
+        let made = self.files.named.symlink(ctx, target, parent, name, extensions)?;
+        Ok(self.places.found(parent, name, made))
+    }
+
+    #[rustfmt::skip]
+    fn mknod(
+        &self, ctx: Context, parent: u64, name: &CStr, mode: u32, rdev: u32, umask: u32, extensions: Extensions,
+    ) -> io::Result<Entry> {
+        let made = self.files.named.mknod(ctx, parent, name, mode, rdev, umask, extensions)?;
+        Ok(self.places.found(parent, name, made))
+    }
+
+    #[rustfmt::skip]
+    fn mkdir(
+        &self, ctx: Context, parent: u64, name: &CStr, mode: u32, umask: u32, extensions: Extensions,
+    ) -> io::Result<Entry> {
+        let made = self.files.named.mkdir(ctx, parent, name, mode, umask, extensions)?;
+        Ok(self.places.found(parent, name, made))
+    }
+
+    #[rustfmt::skip]
+    fn create(
+        &self, ctx: Context, parent: u64, name: &CStr, mode: u32, kill_priv: bool, flags: u32, umask: u32,
+        extensions: Extensions,
+    ) -> io::Result<(Entry, Option<u64>, OpenOptions)> {
+        let (made, handle, options) =
+            self.files.named.create(ctx, parent, name, mode, kill_priv, flags, umask, extensions)?;
+        Ok((self.places.found(parent, name, made), handle, options))
     }
 
     /// The size of a file in /proc or /sys says nothing: the guest must not stop reading at it.
     fn open(&self, ctx: Context, inode: u64, kill_priv: bool, flags: u32) -> io::Result<(Option<u64>, OpenOptions)> {
-        let (handle, mut options) = self.files.open(ctx, inode, kill_priv, flags)?;
+        if let Some(file) = self.files.unnamed.node(inode) {
+            let handle = self.files.unnamed.open(&file, flags)?;
+            return Ok((Some(handle), OpenOptions::KEEP_CACHE));
+        }
+        let (handle, mut options) = self.files.named.open(ctx, inode, kill_priv, flags)?;
         let is_made_up = || -> io::Result<bool> {
-            let (attributes, _) = self.files.getattr(ctx, inode, handle)?;
+            let (attributes, _) = self.files.named.getattr(ctx, inode, handle)?;
             let regular = attributes.mode & libc::S_IFMT == libc::S_IFREG;
             // Neither has the file blocks, nor the whole file system.
-            Ok(regular && attributes.blocks == 0 && self.files.statfs(ctx, inode)?.f_blocks == 0)
+            Ok(regular && attributes.blocks == 0 && self.files.named.statfs(ctx, inode)?.f_blocks == 0)
         };
         // The file is open, whatever cannot be learned about it.
         if is_made_up().unwrap_or(false) {
@@ -85,7 +157,11 @@ impl FileSystem for Share {
         &self, ctx: Context, inode: u64, handle: u64, w: W, size: u32, offset: u64, lock_owner: Option<u64>, flags: u32,
     ) -> io::Result<usize> {
         check_offset(offset)?;
-        self.files.read(ctx, inode, handle, w, size, offset, lock_owner, flags)
+        if let Some(file) = self.files.unnamed.handle(handle) {
+            let mut w = w;
+            return w.read_from_file_at(&file, size as usize, offset, None);
+        }
+        self.files.named.read(ctx, inode, handle, w, size, offset, lock_owner, flags)
     }
 
     #[rustfmt::skip]
@@ -94,48 +170,161 @@ impl FileSystem for Share {
         delayed: bool, kill_priv: bool, flags: u32,
     ) -> io::Result<usize> {
         check_offset(offset)?;
-        self.files.write(ctx, inode, handle, r, size, offset, lock_owner, delayed, kill_priv, flags)
+        if let Some(file) = self.files.unnamed.handle(handle) {
+            if kill_priv {
+                self.files.unnamed.take_set_ids(&file)?;
+            }
+            let mut r = r;
+            return r.write_to_file_at(&file, size as usize, offset, None);
+        }
+        self.files.named.write(ctx, inode, handle, r, size, offset, lock_owner, delayed, kill_priv, flags)
+    }
+
+    fn forget(&self, ctx: Context, inode: u64, count: u64) {
+        if !self.files.unnamed.forget(inode, count) {
+            self.places.forget(inode, count);
+            self.files.named.forget(ctx, inode, count);
+        }
+    }
+
+    fn batch_forget(&self, ctx: Context, requests: Vec<(u64, u64)>) {
+        for (inode, count) in requests {
+            self.forget(ctx, inode, count);
+        }
+    }
+
+    fn getattr(&self, ctx: Context, inode: u64, handle: Option<u64>) -> io::Result<(fuse::Attr, Duration)> {
+        match self.files.unnamed.node(inode) {
+            Some(file) => self.files.unnamed.attributes(&file),
+            None => {
+                let (attributes, _) = self.files.named.getattr(ctx, inode, handle)?;
+                Ok((attributes, self.places.attributes_valid(inode)))
+            }
+        }
+    }
+
+    #[rustfmt::skip]
+    fn setattr(
+        &self, ctx: Context, inode: u64, attr: fuse::SetattrIn, handle: Option<u64>, valid: SetattrValid,
+    ) -> io::Result<(fuse::Attr, Duration)> {
+        match self.files.unnamed.node(inode) {
+            Some(file) => self.files.unnamed.set_attributes(&file, &attr, valid),
+            None => {
+                let (attributes, _) = self.files.named.setattr(ctx, inode, attr, handle, valid)?;
+                Ok((attributes, self.places.attributes_valid(inode)))
+            }
+        }
+    }
+
+    fn link(&self, ctx: Context, inode: u64, newparent: u64, newname: &CStr) -> io::Result<Entry> {
+        let Some(file) = self.files.unnamed.node(inode) else {
+            let made = self.files.named.link(ctx, inode, newparent, newname)?;
+            return Ok(self.places.found(newparent, newname, made));
+        };
+        let unnamed = &self.files.unnamed;
+        self.files
+            .with_folder(newparent, |folder| unnamed.link(&file, folder, newname))?;
+        self.lookup(ctx, newparent, newname)
+    }
+
+    fn fsync(&self, ctx: Context, inode: u64, datasync: bool, handle: u64) -> io::Result<()> {
+        match self.files.unnamed.handle(handle) {
+            Some(file) if datasync => file.sync_data(),
+            Some(file) => file.sync_all(),
+            None => self.files.named.fsync(ctx, inode, datasync, handle),
+        }
+    }
+
+    fn fallocate(&self, ctx: Context, inode: u64, handle: u64, mode: u32, offset: u64, length: u64) -> io::Result<()> {
+        match self.files.unnamed.handle(handle) {
+            Some(file) => {
+                let mode = FallocateFlags::from_bits_retain(mode);
+                Ok(rustix::fs::fallocate(&file, mode, offset, length)?)
+            }
+            None => self.files.named.fallocate(ctx, inode, handle, mode, offset, length),
+        }
+    }
+
+    fn statfs(&self, ctx: Context, inode: u64) -> io::Result<libc::statvfs64> {
+        self.files.named.statfs(ctx, self.files.unnamed.parent(inode))
+    }
+
+    fn setxattr(
+        &self,
+        ctx: Context,
+        inode: u64,
+        name: &CStr,
+        value: &[u8],
+        flags: u32,
+        extra: SetxattrFlags,
+    ) -> io::Result<()> {
+        match self.files.unnamed.node(inode) {
+            Some(file) => Ok(rustix::fs::fsetxattr(
+                &file,
+                name,
+                value,
+                XattrFlags::from_bits_retain(flags),
+            )?),
+            None => self.files.named.setxattr(ctx, inode, name, value, flags, extra),
+        }
+    }
+
+    fn getxattr(&self, ctx: Context, inode: u64, name: &CStr, size: u32) -> io::Result<GetxattrReply> {
+        match self.files.unnamed.node(inode) {
+            Some(file) => self.files.unnamed.attribute(&file, name, size),
+            None => self.files.named.getxattr(ctx, inode, name, size),
+        }
+    }
+
+    fn listxattr(&self, ctx: Context, inode: u64, size: u32) -> io::Result<ListxattrReply> {
+        match self.files.unnamed.node(inode) {
+            Some(file) => self.files.unnamed.attribute_names(&file, size),
+            None => self.files.named.listxattr(ctx, inode, size),
+        }
+    }
+
+    fn removexattr(&self, ctx: Context, inode: u64, name: &CStr) -> io::Result<()> {
+        match self.files.unnamed.node(inode) {
+            Some(file) => Ok(rustix::fs::fremovexattr(&file, name)?),
+            None => self.files.named.removexattr(ctx, inode, name),
+        }
+    }
+
+    fn lseek(&self, ctx: Context, inode: u64, handle: u64, offset: u64, whence: u32) -> io::Result<u64> {
+        let Some(file) = self.files.unnamed.handle(handle) else {
+            return self.files.named.lseek(ctx, inode, handle, offset, whence);
+        };
+        let to = match (i32::try_from(whence), i64::try_from(offset)) {
+            (Ok(libc::SEEK_DATA), Ok(_)) => SeekFrom::Data(offset),
+            (Ok(libc::SEEK_HOLE), Ok(_)) => SeekFrom::Hole(offset),
+            (Ok(libc::SEEK_END), Ok(offset)) => SeekFrom::End(offset),
+            _ => return Err(io::Error::from_raw_os_error(libc::EINVAL)),
+        };
+        Ok(rustix::fs::seek(&file, to)?)
+    }
+
+    /// The guest copies between a file without a name and others itself.
+    #[rustfmt::skip]
+    fn copyfilerange(
+        &self, ctx: Context, inode_in: u64, handle_in: u64, offset_in: u64, inode_out: u64, handle_out: u64, offset_out: u64,
+        len: u64, flags: u64,
+    ) -> io::Result<usize> {
+        if self.files.unnamed.handle(handle_in).is_some() || self.files.unnamed.handle(handle_out).is_some() {
+            return Err(another_file_system());
+        }
+        self.files.named.copyfilerange(ctx, inode_in, handle_in, offset_in, inode_out, handle_out, offset_out, len, flags)
     }
 
     pass! {
-        fn init(capable: FsOptions) -> io::Result<FsOptions>;
-        fn destroy() -> ();
-        fn forget(ctx: Context, inode: u64, count: u64) -> ();
-        fn batch_forget(ctx: Context, requests: Vec<(u64, u64)>) -> ();
-        fn getattr(ctx: Context, inode: u64, handle: Option<u64>) -> io::Result<(fuse::Attr, Duration)>;
-        fn setattr(ctx: Context, inode: u64, attr: fuse::SetattrIn, handle: Option<u64>, valid: SetattrValid)
-            -> io::Result<(fuse::Attr, Duration)>;
         fn readlink(ctx: Context, inode: u64) -> io::Result<Vec<u8>>;
-        fn symlink(ctx: Context, target: &CStr, parent: u64, name: &CStr, extensions: Extensions) -> io::Result<Entry>;
-        fn mknod(ctx: Context, inode: u64, name: &CStr, mode: u32, rdev: u32, umask: u32, extensions: Extensions)
-            -> io::Result<Entry>;
-        fn mkdir(ctx: Context, parent: u64, name: &CStr, mode: u32, umask: u32, extensions: Extensions)
-            -> io::Result<Entry>;
         fn unlink(ctx: Context, parent: u64, name: &CStr) -> io::Result<()>;
         fn rmdir(ctx: Context, parent: u64, name: &CStr) -> io::Result<()>;
         fn rename(ctx: Context, olddir: u64, oldname: &CStr, newdir: u64, newname: &CStr, flags: u32) -> io::Result<()>;
-        fn link(ctx: Context, inode: u64, newparent: u64, newname: &CStr) -> io::Result<Entry>;
-        fn create(ctx: Context, parent: u64, name: &CStr, mode: u32, kill_priv: bool, flags: u32, umask: u32,
-            extensions: Extensions) -> io::Result<(Entry, Option<u64>, OpenOptions)>;
-        fn flush(ctx: Context, inode: u64, handle: u64, lock_owner: u64) -> io::Result<()>;
-        fn fsync(ctx: Context, inode: u64, datasync: bool, handle: u64) -> io::Result<()>;
-        fn fallocate(ctx: Context, inode: u64, handle: u64, mode: u32, offset: u64, length: u64) -> io::Result<()>;
-        fn release(ctx: Context, inode: u64, flags: u32, handle: u64, flush: bool, flock_release: bool,
-            lock_owner: Option<u64>) -> io::Result<()>;
-        fn statfs(ctx: Context, inode: u64) -> io::Result<libc::statvfs64>;
-        fn setxattr(ctx: Context, inode: u64, name: &CStr, value: &[u8], flags: u32, extra: SetxattrFlags)
-            -> io::Result<()>;
-        fn getxattr(ctx: Context, inode: u64, name: &CStr, size: u32) -> io::Result<GetxattrReply>;
-        fn listxattr(ctx: Context, inode: u64, size: u32) -> io::Result<ListxattrReply>;
-        fn removexattr(ctx: Context, inode: u64, name: &CStr) -> io::Result<()>;
         fn opendir(ctx: Context, inode: u64, flags: u32) -> io::Result<(Option<u64>, OpenOptions)>;
         fn readdir(ctx: Context, inode: u64, handle: u64, size: u32, offset: u64) -> io::Result<Self::DirIter>;
         fn fsyncdir(ctx: Context, inode: u64, datasync: bool, handle: u64) -> io::Result<()>;
         fn releasedir(ctx: Context, inode: u64, flags: u32, handle: u64) -> io::Result<()>;
         fn access(ctx: Context, inode: u64, mask: u32) -> io::Result<()>;
-        fn lseek(ctx: Context, inode: u64, handle: u64, offset: u64, whence: u32) -> io::Result<u64>;
-        fn copyfilerange(ctx: Context, inode_in: u64, handle_in: u64, offset_in: u64, inode_out: u64, handle_out: u64,
-            offset_out: u64, len: u64, flags: u64) -> io::Result<usize>;
         fn syncfs(ctx: Context, inode: u64) -> io::Result<()>;
     }
 }

@@ -189,20 +189,13 @@ fn write_maps(spec: &JailSpec, proc: &OwnedFd, process: &str) -> Result<(), Errn
     for (name, extents) in [("uid_map", &spec.uid_map), ("gid_map", &spec.gid_map)] {
         let path = format!("{process}/{name}");
         let file = openat(proc, path.as_str(), OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
-        let text = map_text(extents);
+        let text = IdExtent::text(extents);
         // The kernel takes a map in one write or not at all.
         if write(&file, text.as_bytes())? != text.len() {
             return Err(Errno::EIO);
         }
     }
     Ok(())
-}
-
-fn map_text(extents: &[IdExtent]) -> String {
-    extents
-        .iter()
-        .map(|extent| format!("{} {} {}\n", extent.inside, extent.outside, extent.count))
-        .collect()
 }
 
 /// Takes id 0 of the namespace, whatever that is outside.

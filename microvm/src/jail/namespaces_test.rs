@@ -16,7 +16,7 @@ fn a_map_has_one_line_for_each_extent() {
             count: 1,
         },
     ];
-    assert_eq!(map_text(&extents), "0 100000 65536\n70000 165536 1\n");
+    assert_eq!(IdExtent::text(&extents), "0 100000 65536\n70000 165536 1\n");
 }
 
 /// Runs the whole entry in a child; needs root on the host, as the vmm does.

@@ -20,7 +20,7 @@ use self::io::Io;
 use self::stop::StopSignal;
 use self::vm::{Vm, VmError};
 use crate::boot::{acpi, cmdline, elf, params};
-use crate::file_server::{FileServer, SharePolicy};
+use crate::file_server::FileServer;
 use crate::interrupts::Line;
 use crate::jail::{SpawnError, ThreadKind, spawn_worker};
 use crate::memory::layout::{self, Layout};
@@ -223,7 +223,7 @@ impl Machine {
             memory,
         };
         machine.plug(Box::new(vsock_device))?;
-        let share = FileServer::new("/", parts.descriptors, SharePolicy::Mixed).map_err(device("fs"))?;
+        let share = FileServer::new("/", parts.descriptors).map_err(device("fs"))?;
         machine.plug(Box::new(FsDevice::new(SHARE_TAG, share).map_err(device("fs"))?))?;
         machine.plug(Box::new(RngDevice::new()))?;
         for (disk, file) in spec.disks.iter().zip(parts.disks) {

@@ -73,29 +73,17 @@ impl Identity {
         if asked == IdMapping::Never {
             return Ok(Identity::HOST);
         }
-        let first = match first {
-            Some(first) => Some((first, spec::load(&first.bundle)?)),
-            None => None,
+        let taken = match kernel_is_new() {
+            Ok(()) => Own::for_files(pod, first, config, undo)?,
+            Err(cause) => Err(cause),
         };
-        let mut step = Undo::default();
-        let own = Own::take(config, &high(&pod.ids), &mut step)?;
-        let unmapped = kernel_is_new()
-            .and_then(|()| first.map_or(Ok(()), |(first, spec)| own.try_map(first, &spec)))
-            .err();
-        match unmapped {
-            None => {
-                undo.append(step);
-                Ok(Identity(Some(own)))
-            }
-            Some(cause) if asked == IdMapping::Always => {
-                drop(own);
-                let _ = step.run();
+        match taken {
+            Ok(own) => Ok(Identity(Some(own))),
+            Err(cause) if asked == IdMapping::Always => {
                 Err(cause.context("a range of host ids of its own is required (id_mapping = \"always\")"))
             }
-            Some(cause) => {
+            Err(cause) => {
                 tracing::warn!("pod {}: runs with the host's user ids: {cause}", pod.id);
-                drop(own);
-                step.run()?;
                 Ok(Identity::HOST)
             }
         }
@@ -145,6 +133,32 @@ impl Identity {
 }
 
 impl Own {
+    /// A range in which the container's files can be mapped. The inner error says what of them cannot; then nothing is taken.
+    fn for_files(
+        pod: &PodSpec,
+        first: Option<&ContainerSpec>,
+        config: &Config,
+        undo: &mut Undo,
+    ) -> Result<std::result::Result<Own, Error>> {
+        let first = match first {
+            Some(first) => Some((first, spec::load(&first.bundle)?)),
+            None => None,
+        };
+        let mut step = Undo::default();
+        let own = Own::take(config, &high(&pod.ids), &mut step)?;
+        match first.map_or(Ok(()), |(first, spec)| own.try_map(first, &spec)) {
+            Ok(()) => {
+                undo.append(step);
+                Ok(Ok(own))
+            }
+            Err(cause) => {
+                drop(own);
+                step.run()?;
+                Ok(Err(cause))
+            }
+        }
+    }
+
     fn take(config: &Config, high: &BTreeSet<u32>, undo: &mut Undo) -> Result<Own> {
         if high.len() > HIGH {
             return Err(Error::invalid(format!(

@@ -46,10 +46,7 @@ pub(super) fn with_map(extents: &[IdExtent]) -> io::Result<OwnedFd> {
 
 fn describe(child: Pid, extents: &[IdExtent]) -> io::Result<OwnedFd> {
     let folder = PathBuf::from(format!("/proc/{child}"));
-    let text: String = extents
-        .iter()
-        .map(|extent| format!("{} {} {}\n", extent.inside, extent.outside, extent.count))
-        .collect();
+    let text = IdExtent::text(extents);
     for name in ["uid_map", "gid_map"] {
         // The kernel takes a map in one write or not at all.
         let mut file = File::options().write(true).open(folder.join(name))?;

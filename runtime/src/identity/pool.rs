@@ -23,12 +23,15 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Takes the first free range. Gives its first id and the monitor's hold on it; ours lasts until `undo` runs, which must be when the
 /// monitor has ended.
 pub(super) fn take(folder: &Path, ranges: &[IdRange], undo: &mut Undo) -> Result<(u32, OwnedFd)> {
-    let held = held(folder);
+    let known = known(folder);
     let mut count = 0;
     for base in ranges.iter().flat_map(|range| range.parts(RANGE)) {
         count += 1;
         // Ranges of another layout, from before the administrator changed it.
-        if held.iter().any(|other| *other != base && other.abs_diff(base) < RANGE) {
+        let mut across = known
+            .iter()
+            .filter(|other| **other != base && other.abs_diff(base) < RANGE);
+        if across.any(|other| is_held(folder, *other)) {
             continue;
         }
         if let Some((ours, theirs)) = try_take(folder, base)? {
@@ -45,13 +48,16 @@ pub(super) fn take(folder: &Path, ranges: &[IdRange], undo: &mut Undo) -> Result
     )))
 }
 
-/// First ids of the ranges that somebody holds.
-fn held(folder: &Path) -> Vec<u32> {
+/// First ids of the ranges that somebody holds, or that nobody has tidied up after.
+fn known(folder: &Path) -> Vec<u32> {
     let names = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let bases = names.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    bases
-        .filter(|base| File::open(file_of(folder, *base)).is_ok_and(|file| file.try_lock().is_err()))
+    names
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .collect()
+}
+
+fn is_held(folder: &Path, base: u32) -> bool {
+    File::open(file_of(folder, base)).is_ok_and(|file| file.try_lock().is_err())
 }
 
 /// A killed monitor may take a moment to end; should it take longer, the file stays until the next pod that takes the range.

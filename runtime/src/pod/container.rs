@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bulkhead_agent_protocol::STREAM_PORT;
+use bulkhead_vmm_control::{OWN_ROOTFS, READY_ROOTFS};
 use serde_json::Value;
 
 use super::calls::{Pod, SIGKILL};
@@ -88,8 +89,14 @@ fn mount(
     identity
         .check(spec.get("process"))
         .map_err(|e| e.context(format!("container {}", container.id)))?;
-    let folders = rootfs::make_folders(share, &container.id, undo)?;
+    let rootfs = if container.rootfs.is_empty() {
+        READY_ROOTFS
+    } else {
+        OWN_ROOTFS
+    };
+    let folders = rootfs::make_folders(share, &container.id, rootfs, undo)?;
     let root_path = text(&spec, "/root/path").map(str::to_owned);
+    spec::set_root(&mut spec, &container.id, rootfs)?;
     rootfs::prepare(
         &container.rootfs,
         &container.bundle,

@@ -55,11 +55,11 @@ pub(crate) struct ContainerFolders {
     pub(crate) mounts: PathBuf,
 }
 
-/// Makes a container's folders. They must not exist.
-pub(crate) fn make_folders(share: &Path, id: &ContainerId, undo: &mut Undo) -> Result<ContainerFolders> {
+/// Makes a container's folders, that of the root filesystem named `rootfs`. They must not exist.
+pub(crate) fn make_folders(share: &Path, id: &ContainerId, rootfs: &str, undo: &mut Undo) -> Result<ContainerFolders> {
     let top = share.join(id.as_str());
     let folders = ContainerFolders {
-        rootfs: top.join("rootfs"),
+        rootfs: top.join(rootfs),
         mounts: top.join("mounts"),
     };
     for folder in [&top, &folders.rootfs, &folders.mounts] {

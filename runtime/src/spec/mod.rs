@@ -66,20 +66,11 @@ pub(crate) fn load(bundle: &Path) -> Result<Value> {
     Ok(spec)
 }
 
-/// Rewrites a spec whose bind sources already are guest paths (see `volumes`).
+/// Rewrites a spec whose root and bind sources already are guest paths (see [`set_root`] and `volumes`).
 pub(crate) fn for_guest(mut spec: Value, id: &ContainerId, owner: &dyn Fn(u32) -> PidOwner) -> Result<GuestSpec> {
     let shared = namespaces::rewrite(&mut spec, id, owner)?;
     let console_size = console_size(&spec);
     let object = object_at(&mut spec, "")?;
-    let root = object.entry("root").or_insert_with(|| Value::Object(Map::new()));
-    match root.as_object_mut() {
-        Some(root) => root.insert("path".into(), Value::from(guest_rootfs(id))),
-        None => {
-            return Err(Error::invalid(format!(
-                "container {id}: \"root\" in the spec is no object"
-            )));
-        }
-    };
     if let Some(process) = object.get_mut("process").and_then(Value::as_object_mut) {
         drop_security_labels(process, id);
         capabilities::drop_unknown(process, &format!("container {id}"));
@@ -88,7 +79,7 @@ pub(crate) fn for_guest(mut spec: Value, id: &ContainerId, owner: &dyn Fn(u32) -
     if let Some(linux) = object.get_mut("linux").and_then(Value::as_object_mut) {
         linux.insert("cgroupsPath".into(), Value::from(format!("/{id}")));
         linux.remove("mountLabel");
-        linux.remove("intelRdt");
+        refuse_intel_rdt(linux, id)?;
         drop_host_resources(linux, id);
         simplify_propagation(linux, id)?;
         devices::keep_meaningful(linux, id)?;
@@ -124,9 +115,25 @@ pub(crate) fn exec_for_guest(process: &[u8], what: &str) -> Result<(Vec<u8>, (u3
     Ok((json, size))
 }
 
-/// Where the guest sees a container's root filesystem.
-pub(crate) fn guest_rootfs(id: &ContainerId) -> String {
-    format!("{SHARE_MOUNT}/{id}/rootfs")
+/// Cache and memory bandwidth belong to the host's CPUs, of which a guest knows nothing.
+fn refuse_intel_rdt(linux: &mut Map<String, Value>, id: &ContainerId) -> Result<()> {
+    match linux.remove("intelRdt") {
+        Some(Value::Object(asked)) if !asked.is_empty() => Err(Error::invalid(format!(
+            "container {id}: linux.intelRdt cannot be applied to a container in a microVM: leave it out"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Puts where the guest sees the container's root filesystem into a spec: in the container's folder of that name.
+pub(crate) fn set_root(spec: &mut Value, id: &ContainerId, folder: &str) -> Result<()> {
+    let object = object_at(spec, "")?;
+    let root = object.entry("root").or_insert_with(|| Value::Object(Map::new()));
+    let root = root
+        .as_object_mut()
+        .ok_or_else(|| Error::invalid(format!("container {id}: \"root\" in the spec is no object")))?;
+    root.insert("path".into(), Value::from(format!("{SHARE_MOUNT}/{id}/{folder}")));
+    Ok(())
 }
 
 /// A string somewhere in the spec; empty and missing are the same.

@@ -1,5 +1,7 @@
 //! Namespaces in a spec: which are new, which are shared in the pod, and which cannot be had.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::PidOwner;
@@ -39,9 +41,15 @@ pub(super) fn rewrite(
     }
     let mut shared: Option<SharedNamespaces> = None;
     let mut kept = Vec::new();
+    let mut kinds = BTreeSet::new();
     for namespace in list {
         let kind = namespace.get("type").and_then(Value::as_str).unwrap_or_default();
         let path = namespace.get("path").and_then(Value::as_str).unwrap_or_default();
+        if !kinds.insert(kind.to_owned()) {
+            return Err(Error::invalid(format!(
+                "container {id}: the {kind} namespace is named twice in linux.namespaces"
+            )));
+        }
         if kind == "network" {
             continue;
         }

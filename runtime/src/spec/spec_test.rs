@@ -1,7 +1,7 @@
 use bulkhead_agent_protocol::MAX_MESSAGE;
 use serde_json::{Value, json};
 
-use super::{PidOwner, exec_for_guest, for_guest, load};
+use super::{PidOwner, exec_for_guest, for_guest, load, set_root};
 use crate::error::ErrorKind;
 use crate::ids::ContainerId;
 
@@ -30,7 +30,8 @@ fn spec(linux: Value) -> Value {
     base
 }
 
-fn rewritten(spec: Value) -> Value {
+fn rewritten(mut spec: Value) -> Value {
+    set_root(&mut spec, &id(), "rootfs").unwrap();
     serde_json::from_slice(&for_guest(spec, &id(), &nobody).unwrap().json).unwrap()
 }
 

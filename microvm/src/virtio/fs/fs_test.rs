@@ -10,7 +10,7 @@ use nix::libc;
 
 use super::guest_test::*;
 use super::*;
-use crate::file_server::{FileServer, SharePolicy};
+use crate::file_server::FileServer;
 use crate::virtio::device::VirtioDevice;
 use crate::virtio::testing::Piece;
 
@@ -24,16 +24,6 @@ fn share_with(name: &str, content: &[u8]) -> TempDir {
     let share = TempDir::new();
     fs::write(share.path.join(name), content).unwrap();
     share
-}
-
-fn create_arguments(flags: i32, mode: u32, umask: u32, name: &str) -> Vec<u8> {
-    let mut arguments = flags.to_le_bytes().to_vec();
-    for number in [mode, umask, 0] {
-        arguments.extend(number.to_le_bytes());
-    }
-    arguments.extend(name.as_bytes());
-    arguments.push(0);
-    arguments
 }
 
 #[test]
@@ -50,7 +40,7 @@ fn config_space_holds_the_tag_and_the_number_of_queues() {
 fn a_tag_must_fit() {
     for tag in ["", &"x".repeat(37)] {
         let descriptors = File::open("/proc/self/fd").unwrap().into();
-        let server = FileServer::new("/", descriptors, SharePolicy::Mixed).unwrap();
+        let server = FileServer::new("/", descriptors).unwrap();
         assert_eq!(
             FsDevice::new(tag, server).err(),
             Some(FsDeviceError::Tag(tag.to_owned()))
@@ -69,13 +59,13 @@ fn a_file_is_looked_up_opened_and_read() {
 }
 
 #[test]
-fn locks_stay_in_the_guest_and_submounts_are_announced() {
+fn locks_are_served_and_submounts_are_announced() {
     let share = TempDir::new();
     let mut guest = Guest::start(&share.path);
     let granted = guest.mount();
     assert_eq!(
         granted & (FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS | FUSE_WRITEBACK_CACHE),
-        0
+        FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS
     );
     assert_eq!(
         granted & (FUSE_SUBMOUNTS | FUSE_AUTO_INVAL_DATA),
@@ -321,16 +311,45 @@ fn a_reset_forgets_everything_and_leaves_guest_memory_alone() {
     }
 }
 
+/// Looks a name up; gives its node and for how many seconds name and attributes are valid.
+fn validity(guest: &mut Guest, parent: u64, name: &str) -> (u64, u64, u64) {
+    let answer = guest.call(LOOKUP, parent, format!("{name}\0").as_bytes(), 128).unwrap();
+    (u64_at(&answer, 0), u64_at(&answer, 16), u64_at(&answer, 24))
+}
+
 #[test]
-fn names_below_the_root_are_asked_for_every_time_and_others_are_not() {
+fn what_others_may_change_is_not_believed_for_long() {
     let share = TempDir::new();
-    fs::create_dir_all(share.path.join("container/rootfs")).unwrap();
+    for folder in ["rootfs/etc", "ready-rootfs/etc", "mounts/0/rootfs"] {
+        fs::create_dir_all(share.path.join("container").join(folder)).unwrap();
+    }
     let mut guest = Guest::start(&share.path);
-    let valid_for = |guest: &mut Guest, parent, name: &str| {
-        let answer = guest.call(LOOKUP, parent, format!("{name}\0").as_bytes(), 128).unwrap();
-        (u64_at(&answer, 0), u64_at(&answer, 16) + u64::from(u32_at(&answer, 32)))
-    };
-    let (container, seconds) = valid_for(&mut guest, ROOT, "container");
-    assert_eq!(seconds, 0);
-    assert_eq!(valid_for(&mut guest, container, "rootfs").1, 1);
+    let (container, name, attributes) = validity(&mut guest, ROOT, "container");
+    assert_eq!((name, attributes), (0, 1));
+    assert_eq!(guest.lookup(ROOT, "absent"), Err(libc::ENOENT));
+
+    let (own, name, attributes) = validity(&mut guest, container, "rootfs");
+    assert_eq!((name, attributes), (3600, 3600));
+    let (etc, name, _) = validity(&mut guest, own, "etc");
+    assert_eq!((validity(&mut guest, etc, "absent"), name), ((0, 3600, 0), 3600));
+    let made = guest
+        .call(MKDIR, etc, &[&[0xed, 1, 0, 0, 0, 0, 0, 0][..], b"made\0"].concat(), 128)
+        .unwrap();
+    assert_eq!(u64_at(&made, 16), 3600);
+    let attributes = guest.call(GETATTR, etc, &[0; 16], 104).unwrap();
+    assert_eq!(u64_at(&attributes, 0), 3600);
+
+    for path in [["ready-rootfs", "etc"], ["mounts", "0"]] {
+        let (above, name, attributes) = validity(&mut guest, container, path[0]);
+        assert_eq!((name, attributes), (1, 1));
+        let (node, name, _) = validity(&mut guest, above, path[1]);
+        assert_eq!(name, 1);
+        assert_eq!(guest.lookup(node, "absent"), Err(libc::ENOENT));
+        let attributes = guest.call(GETATTR, node, &[0; 16], 104).unwrap();
+        assert_eq!(u64_at(&attributes, 0), 1);
+    }
+    // A folder of that name elsewhere is nothing special.
+    let mounts = guest.lookup(container, "mounts").unwrap();
+    let volume = guest.lookup(mounts, "0").unwrap();
+    assert_eq!(validity(&mut guest, volume, "rootfs").1, 1);
 }

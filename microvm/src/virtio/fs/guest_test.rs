@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::FsDevice;
-use crate::file_server::{FileServer, SharePolicy};
+use crate::file_server::FileServer;
 use crate::virtio::device::{Activation, GuestMemory, VirtioDevice};
 use crate::virtio::testing::{CountingInterrupt, FakeQueue, Piece, counting_interrupt, guest_memory, wait_for};
 
@@ -17,15 +17,24 @@ pub const LOOKUP: u32 = 1;
 pub const FORGET: u32 = 2;
 pub const GETATTR: u32 = 3;
 pub const SETATTR: u32 = 4;
+pub const MKDIR: u32 = 9;
+pub const LINK: u32 = 13;
 pub const OPEN: u32 = 14;
 pub const READ: u32 = 15;
 pub const WRITE: u32 = 16;
 pub const SETXATTR: u32 = 21;
 pub const GETXATTR: u32 = 22;
+pub const RELEASE: u32 = 18;
+pub const FLUSH: u32 = 25;
 pub const INIT: u32 = 26;
-pub const READDIRPLUS: u32 = 44;
+pub const GETLK: u32 = 31;
+pub const SETLK: u32 = 32;
+pub const SETLKW: u32 = 33;
 pub const OPENDIR: u32 = 27;
 pub const CREATE: u32 = 35;
+pub const BATCH_FORGET: u32 = 42;
+pub const READDIRPLUS: u32 = 44;
+pub const TMPFILE: u32 = 51;
 pub const ROOT: u64 = 1;
 
 const HIPRIO_RING: u64 = 0x1000;
@@ -86,7 +95,7 @@ impl Guest {
     /// A guest that has mounted `share`.
     pub fn start(share: &Path) -> Guest {
         let descriptors = File::open("/proc/self/fd").unwrap().into();
-        let server = FileServer::new(share.to_str().unwrap(), descriptors, SharePolicy::Mixed).unwrap();
+        let server = FileServer::new(share.to_str().unwrap(), descriptors).unwrap();
         let memory = guest_memory(0x100_0000);
         let (hiprio, _) = FakeQueue::new(&memory, HIPRIO_RING, 64);
         let (requests, _) = FakeQueue::new(&memory, REQUEST_RING, 512);
@@ -252,4 +261,22 @@ pub fn u32_at(bytes: &[u8], at: usize) -> u32 {
 
 pub fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
+}
+
+/// `struct fuse_lk_in`: what `owner` asks for through `handle`.
+pub fn lock_arguments(handle: u64, owner: u64, kind: i32, range: (u64, u64), flags: u32) -> Vec<u8> {
+    let mut arguments = [handle, owner, range.0, range.1].map(u64::to_le_bytes).concat();
+    arguments.extend([kind as u32, 77, flags, 0].map(u32::to_le_bytes).concat());
+    arguments
+}
+
+/// Arguments of CREATE and TMPFILE.
+pub fn create_arguments(flags: i32, mode: u32, umask: u32, name: &str) -> Vec<u8> {
+    let mut arguments = flags.to_le_bytes().to_vec();
+    for number in [mode, umask, 0] {
+        arguments.extend(number.to_le_bytes());
+    }
+    arguments.extend(name.as_bytes());
+    arguments.push(0);
+    arguments
 }

@@ -9,3 +9,7 @@ pub use device::{FsDevice, FsDeviceError};
 mod fs_test;
 #[cfg(test)]
 mod guest_test;
+#[cfg(test)]
+mod locks_test;
+#[cfg(test)]
+mod unnamed_test;

@@ -1,0 +1,135 @@
+"""Mounts of a specification: kinds, options, places, orders; and those that cannot be made."""
+
+import pytest
+
+from harness.facts import Fact
+from harness.oci import Spec, all_of, container, mount, refused
+
+OPTIONS_OF = "options() { awk -v at=$1 '$2 == at {print $4}' /proc/self/mounts | tr , '\\n' | grep -vE '^(inode64|seclabel|user_id=.*|size=.*|nr_inodes=.*)$' | sort | tr '\\n' ' '; echo; }; "
+PROPAGATION_OF = "propagation() { awk -v at=$1 '$5 == at {for (n = 7; $n != \"-\"; n++) printf \"%s \", $n; print \"end\"}' /proc/self/mountinfo | sed 's/:[0-9]*//g'; }; "
+
+SUBMOUNTS = "the guest's kernel gives a mount below a served folder the flags of the one above it"
+
+KINDS = Spec(
+    "mounts-of-all-kinds",
+    "",
+    (
+        Fact("tmpfs-size-mode-owner", f"{OPTIONS_OF} options /t; stat -c '%a %u %g' /t; df -k /t | awk 'NR == 2 {{print $2}}'", "noexec.*\n1750 5 6\n2048"),
+        Fact("tmpfs-number-of-files", "for n in 1 2 3 4 5 6 7 8 9; do touch /few/$n; done; ls /few | wc -l", "No space left on device\n(.*\n)*[3-5]"),
+        Fact("tmpfs-size-in-percent", "[ $(df -k /percent | awk 'NR == 2 {print $2}') -gt 1000 ] && echo some", "some"),
+        Fact("shm-size", "df -k /dev/shm | awk 'NR == 2 {print $2}'; head -c 2000000 /dev/zero >/dev/shm/x; stat -c %s /dev/shm/x", "^1024\n(.*\n)?1048576"),
+        Fact("bind-read-only-with-options", f"{OPTIONS_OF} options /b | tr ' ' '\\n' | grep -E '^(ro|nosuid|nodev|noexec)$'; touch /b/x; /b/busybox true", "nodev\nnoexec\nnosuid\nro\n.*Read-only file system\n.*[Pp]ermission denied"),
+        Fact("bind-writable", "cat /w/given; echo written >/w/out; cat /w/out", "^given\nwritten"),
+        Fact("bind-of-a-file", "cat /f; echo x >/f; true", "^given\n.*Read-only"),
+        Fact("bind-onto-a-missing-file", "cat /new/deep/file; stat -c %a /new/deep", "^given\n755"),
+        Fact("bind-onto-a-missing-folder", "cat /new/dir/given", "^given"),
+        Fact("bind-access-times", f"{OPTIONS_OF} options /noatime | tr ' ' '\\n' | grep atime", "noatime"),
+        Fact("bind-without-a-type", "cat /untyped/given", "^given"),
+        Fact("bind-of-type-none", "cat /none/given", "^given"),
+        Fact("bind-not-recursive", "ls /flat/below", r"^\s*$"),
+        Fact("bind-recursive", "cat /deep/below/inner; touch /deep/below/x && echo writable", "^inner\nwritable"),
+        Fact("bind-recursive-read-only-on-top", "touch /top/x; touch /top/below/y && echo writable; true", "Read-only file system\nwritable", "/top/below/y: Read-only file system", SUBMOUNTS),
+        Fact("bind-recursively-read-only", "touch /rro/x; touch /rro/below/y; true", "/rro/x: Read-only file system\n.*/rro/below/y: Read-only file system"),
+        Fact("bind-of-a-symbolic-link", "cat /linked/given", "^given"),
+        Fact("place-behind-a-symbolic-link", "cat /outside/x; ls -d /link; readlink /link", "^given\n/link\n/outside"),
+        Fact("place-behind-a-link-upwards", "cat /upwards/x", "^given"),
+        Fact("place-below-a-mount", "cat /a/f; cat /a/b/given; echo y >/a/g; ls /a", "^given\ngiven\nb\nf\ng"),
+        Fact("place-taken-twice", "ls -a /d | wc -l; awk '$2 == \"/d\"' /proc/self/mounts | wc -l", "^2\n2"),
+        Fact("place-in-unicode-and-spaces", "cat '/ünï cöde/given'", "^given"),
+        Fact("proc-with-options", "awk '$2 == \"/proc\" {print $4}' /proc/self/mounts | grep -o 'hidepid=.*'", "hidepid="),
+        Fact("second-proc", "cat /proc2/1/comm", "^sh"),
+        Fact("second-sysfs", "ls -d /sys2/kernel; touch /sys2/x; true", "^/sys2/kernel\n.*Read-only file system|^/sys2/kernel\n"),
+        Fact("message-queues", "awk '$2 == \"/mq\" {print $3}' /proc/self/mounts; touch /mq/q && ls /mq", "^mqueue\nq"),
+        Fact("terminals", "awk '$2 == \"/pts2\" {print $3}' /proc/self/mounts; stat -c %a /pts2/ptmx", "^devpts\n666"),
+        Fact("cgroups-read-only", "awk '$2 == \"/sys/fs/cgroup\" {print $3, substr($4, 1, 2)}' /proc/self/mounts; mkdir /sys/fs/cgroup/x; head -n 1 /sys/fs/cgroup/cgroup.procs", "^cgroup2 ro\n.*Read-only file system\n1"),
+        Fact("file-over-proc", "cat /proc/uptime", "^given"),
+        Fact("flags-of-a-tmpfs", f"{OPTIONS_OF} options /flags", "noatime.*"),
+        Fact("propagation-by-default", f"{PROPAGATION_OF} propagation /w; propagation /proc", "end\nend"),
+        Fact("propagation-shared", f"{PROPAGATION_OF} propagation /shared", "^shared"),
+        Fact("propagation-slave", f"{PROPAGATION_OF} propagation /slave", "end"),
+        Fact("propagation-unbindable", f"{PROPAGATION_OF} propagation /unbindable", "^unbindable"),
+    ),
+    before="""mkdir -p $W/src/below $W/root/outside $W/root/upwards; echo given >$W/src/given; cp /usr/bin/busybox $W/src/; ln -s $W/src $W/src-link
+        ln -s /outside $W/root/link; ln -s ../../../../upwards $W/root/up
+        mount -t tmpfs inner $W/src/below && echo inner >$W/src/below/inner; trap 'umount $W/src/below' EXIT""",
+    edit=all_of(
+        mount("/t", "tmpfs", "tmpfs", "nosuid", "noexec", "size=2m", "mode=1750", "uid=5", "gid=6"),
+        mount("/few", "tmpfs", "tmpfs", "nr_inodes=6"),
+        mount("/percent", "tmpfs", "tmpfs", "size=50%"),
+        '.mounts = [.mounts[] | if .destination == "/dev/shm" then .options = ["nosuid", "size=1m"] elif .destination == "/proc" then .options = ["nosuid", "hidepid=0", "subset=pid"] | .options = ["nosuid", "hidepid=1"] else . end]',
+        mount("/b", "bind", "$w/src", "bind", "ro", "nosuid", "nodev", "noexec"),
+        mount("/w", "bind", "$w/src", "bind", "rw"),
+        mount("/f", "bind", "$w/src/given", "bind", "ro"),
+        mount("/new/deep/file", "bind", "$w/src/given", "bind"),
+        mount("/new/dir", "bind", "$w/src", "bind"),
+        mount("/noatime", "bind", "$w/src", "bind", "noatime"),
+        mount("/untyped", None, "$w/src", "bind"),
+        mount("/none", "none", "$w/src", "rbind"),
+        mount("/flat", "bind", "$w/src", "bind"),
+        mount("/deep", "bind", "$w/src", "rbind"),
+        mount("/top", "bind", "$w/src", "rbind", "ro"),
+        mount("/rro", "bind", "$w/src", "rbind", "rro"),
+        mount("/linked", "bind", "$w/src-link", "bind"),
+        mount("/link/x", "bind", "$w/src/given", "bind"),
+        mount("/up/x", "bind", "$w/src/given", "bind"),
+        mount("/a", "tmpfs", "tmpfs"),
+        mount("/a/b", "bind", "$w/src", "bind"),
+        mount("/a/f", "bind", "$w/src/given", "bind"),
+        mount("/d", "bind", "$w/src", "bind"),
+        mount("/d", "tmpfs", "tmpfs"),
+        mount("/ünï cöde", "bind", "$w/src", "bind"),
+        mount("/proc2", "proc", "proc"),
+        mount("/sys2", "sysfs", "sysfs", "ro"),
+        mount("/mq", "mqueue", "mqueue"),
+        mount("/pts2", "devpts", "devpts", "newinstance", "ptmxmode=0666"),
+        '.linux.namespaces += [{type: "cgroup"}]',
+        mount("/sys/fs/cgroup", "cgroup", "cgroup", "ro", "nosuid"),
+        mount("/proc/uptime", "bind", "$w/src/given", "bind"),
+        mount("/flags", "tmpfs", "tmpfs", "noatime", "nodev", "nosuid", "noexec", "ro"),
+        mount("/shared", "bind", "$w/src", "bind", "shared"),
+        mount("/slave", "bind", "$w/src", "bind", "slave"),
+        mount("/unbindable", "bind", "$w/src", "bind", "unbindable"),
+    ),
+    after=(
+        Fact("writes-reach-the-host", "cat $W/src/out; [ -e /outside ] || [ -e /upwards ] || echo nothing beside", "^written\nnothing beside"),
+    ),
+)
+
+GROUPS = (KINDS,)
+
+CASES = (
+    container("mount-behind-a-dangling-link", "cat /outside/x; readlink /link", mount("/link/x", "bind", "$w/root/etc/passwd", "bind"), before="ln -s /outside $W/root/link", says=("^root:x.*\n/outside",)),
+    container("mount-onto-a-dangling-link", "cat /outside", mount("/link", "bind", "$w/root/etc/passwd", "bind"), before="ln -s /outside $W/root/link", says=("^root:x",)),
+    container("mount-place-with-dots", "cat /dotted/passwd", mount("/x/../dotted", "bind", "$w/root/etc", "bind"), says=("^root:x",)),
+    refused("mount-bind-with-an-unknown-option", mount("/m", "bind", "$w/root/etc", "bind", "no-such-option"), "/m", "no-such-option"),
+    container("mount-copies-up", "ls /etc; echo more >/etc/more; cat /etc/passwd", mount("/etc", "tmpfs", "tmpfs", "tmpcopyup"), says=("^passwd\nroot:x",)),
+    container("mount-follows-no-links", "ln -s given /n/link; cat /n/link", mount("/n", "tmpfs", "tmpfs", "nosymfollow"), status=1, complains=("Too many|symbolic",)),
+    container("mount-flags-of-the-file-system", "awk '$2 == \"/s\" {print $4}' /proc/self/mounts | grep -oE '(^|,)(sync|dirsync|lazytime)' | tr -d ,", mount("/s", "tmpfs", "tmpfs", "sync", "dirsync", "lazytime"), stdout="sync\ndirsync\nlazytime"),
+    container("mount-recursive-flags", "touch /r/x; cat /r/bin/given", all_of(mount("/r", "bind", "$w/src", "rbind", "rro", "rnoexec", "rnosuid", "rnodev")), before="mkdir -p $W/src/bin; echo given >$W/src/bin/given", stdout="given", complains=("Read-only file system",)),
+    refused("mount-without-type", '.mounts += [{"destination": "/m", "source": "/tmp"}]', "/m|no such device"),
+    refused("mount-of-unknown-type", mount("/m", "no-such-fs", "x"), "/m", "no such device"),
+    refused("mount-bad-option", mount("/m", "tmpfs", "tmpfs", "no-such-option=1"), "/m", "invalid argument"),
+    refused("mount-of-a-file-onto-a-folder", mount("/tmp", "bind", "$w/root/etc/passwd", "bind"), "/tmp", "not a directory|invalid argument"),
+    refused("mount-inside-proc", mount("/proc/self", "tmpfs", "tmpfs"), "/proc"),
+    refused("mount-onto-proc-by-link", mount("/p/sys", "tmpfs", "tmpfs"), "proc", before="ln -s proc $W/root/p"),
+    container("mount-relative-place", "awk '$2 == \"/rel\" {print $3}' /proc/self/mounts", mount("rel", "tmpfs", "tmpfs"), stdout="tmpfs", complains=("",)),
+    container("mount-source-that-vanishes", "cat /m/given; ls /m", mount("/m", "bind", "$w/src", "bind"), before="mkdir $W/src; echo given >$W/src/given; (sleep 0.1; rm -rf $W/src) & wait", status=1, complains=("/src",)),
+)
+
+
+@pytest.mark.parametrize(
+    ("group", "fact"),
+    [pytest.param(group, fact, id=f"{group.name}-{fact.name}") for group in GROUPS for fact in (*group.facts, *group.after)],
+)
+def test_fact(group, fact, asker):
+    asker.check(group, fact)
+
+
+@pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.name)
+def test_ending(group, asker):
+    asker.check_ending(group)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_beside_runc(case, beside_runc):
+    beside_runc(case)

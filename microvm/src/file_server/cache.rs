@@ -1,0 +1,120 @@
+//! How long the guest may believe what it was told: it goes by where a file lies, because the device cannot tell the guest of a change.
+//!
+//! | where | names and attributes | names that are absent |
+//! |---|---|---|
+//! | a container's own root file system, which only its pod writes | an hour | an hour |
+//! | volumes, and root file systems that others write too | a second | not at all |
+//! | the containers' folders, which the runtime makes and removes | attributes for a second | not at all |
+//!
+//! File data and directory contents are believed until a changed size or modification time shows them stale
+//! (FUSE_AUTO_INVAL_DATA).
+
+use std::collections::HashMap;
+use std::ffi::CStr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bulkhead_vmm_control::OWN_ROOTFS;
+use virtiofsd::filesystem::Entry;
+use virtiofsd::fuse::{Attr, ROOT_ID};
+use virtiofsd::passthrough::CachePolicy;
+
+/// For what others may change.
+pub const SHORT: Duration = Duration::from_secs(1);
+
+/// For what nobody else changes.
+const LONG: Duration = Duration::from_secs(3600);
+
+/// An open drops nothing that is cached.
+pub const DATA: CachePolicy = CachePolicy::Always;
+
+/// Where something lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// A container's folder.
+    Container,
+    /// A root file system that only this pod writes.
+    OwnRootfs,
+    /// Anywhere else.
+    Elsewhere,
+}
+
+/// Where those of the guest's nodes lie that are not elsewhere.
+#[derive(Debug, Default)]
+pub struct Places {
+    known: Mutex<HashMap<u64, Known>>,
+}
+
+#[derive(Debug)]
+struct Known {
+    place: Place,
+    /// Lookups that the guest has not given back.
+    lookups: u64,
+}
+
+impl Places {
+    /// A name was found or made: how long the guest may believe it.
+    pub fn found(&self, parent: u64, name: &CStr, mut entry: Entry) -> Entry {
+        let mut known = self.lock();
+        let place = below(&known, parent, name);
+        (entry.entry_timeout, entry.attr_timeout) = match place {
+            Place::Container => (Duration::ZERO, SHORT),
+            Place::OwnRootfs => (LONG, LONG),
+            Place::Elsewhere => (SHORT, SHORT),
+        };
+        if place != Place::Elsewhere {
+            known.entry(entry.inode).or_insert(Known { place, lookups: 0 }).lookups += 1;
+        }
+        entry
+    }
+
+    /// A name was not found: what to say when the guest may believe that for a while.
+    pub fn absent(&self, parent: u64, name: &CStr) -> Option<Entry> {
+        (below(&self.lock(), parent, name) == Place::OwnRootfs).then(|| Entry {
+            inode: 0,
+            generation: 0,
+            attr: Attr::default(),
+            attr_timeout: Duration::ZERO,
+            entry_timeout: LONG,
+        })
+    }
+
+    /// How long the guest may believe a node's attributes.
+    pub fn attributes_valid(&self, node: u64) -> Duration {
+        match self.lock().get(&node) {
+            Some(known) if known.place == Place::OwnRootfs => LONG,
+            _ => SHORT,
+        }
+    }
+
+    /// FORGET.
+    pub fn forget(&self, node: u64, count: u64) {
+        let mut known = self.lock();
+        if let Some(found) = known.get_mut(&node) {
+            found.lookups = found.lookups.saturating_sub(count);
+            if found.lookups == 0 {
+                known.remove(&node);
+            }
+        }
+    }
+
+    /// Forgets all.
+    pub fn clear(&self) {
+        self.lock().clear();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn below(known: &HashMap<u64, Known>, parent: u64, name: &CStr) -> Place {
+    if parent == ROOT_ID {
+        return Place::Container;
+    }
+    match known.get(&parent).map(|known| known.place) {
+        Some(Place::OwnRootfs) => Place::OwnRootfs,
+        Some(Place::Container) if name.to_bytes() == OWN_ROOTFS.as_bytes() => Place::OwnRootfs,
+        _ => Place::Elsewhere,
+    }
+}
