@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | a container's own root file system, which only its pod writes | an hour | an hour |
 //! | volumes, and root file systems that others write too | a second | not at all |
+//! | files that were made without a name, which the guest has two numbers for once they have one | not at all | |
 //! | the containers' folders, which the runtime makes and removes | attributes for a second | not at all |
 //!
 //! File data and directory contents are believed until a changed size or modification time shows them stale
@@ -11,13 +12,15 @@
 
 use std::collections::HashMap;
 use std::ffi::CStr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use bulkhead_vmm_control::OWN_ROOTFS;
 use virtiofsd::filesystem::Entry;
 use virtiofsd::fuse::{Attr, ROOT_ID};
 use virtiofsd::passthrough::CachePolicy;
+
+use super::lock;
 
 /// For what others may change.
 pub const SHORT: Duration = Duration::from_secs(1);
@@ -35,6 +38,8 @@ enum Place {
     Container,
     /// A root file system that only this pod writes.
     OwnRootfs,
+    /// A file that was made without a name: what the guest does under its one number it does not know under the other.
+    Linked,
     /// Anywhere else.
     Elsewhere,
 }
@@ -55,11 +60,15 @@ struct Known {
 impl Places {
     /// A name was found or made: how long the guest may believe it.
     pub fn found(&self, parent: u64, name: &CStr, mut entry: Entry) -> Entry {
-        let mut known = self.lock();
-        let place = below(&known, parent, name);
+        let mut known = lock(&self.known);
+        let place = match known.get(&entry.inode) {
+            Some(known) => known.place,
+            None => below(&known, parent, name),
+        };
         (entry.entry_timeout, entry.attr_timeout) = match place {
             Place::Container => (Duration::ZERO, SHORT),
             Place::OwnRootfs => (LONG, LONG),
+            Place::Linked => (Duration::ZERO, Duration::ZERO),
             Place::Elsewhere => (SHORT, SHORT),
         };
         if place != Place::Elsewhere {
@@ -68,9 +77,26 @@ impl Places {
         entry
     }
 
+    /// A file that was made without a name has got one.
+    pub fn linked(&self, entry: Entry) -> Entry {
+        let mut known = lock(&self.known);
+        known
+            .entry(entry.inode)
+            .or_insert(Known {
+                place: Place::Linked,
+                lookups: 0,
+            })
+            .lookups += 1;
+        Entry {
+            entry_timeout: Duration::ZERO,
+            attr_timeout: Duration::ZERO,
+            ..entry
+        }
+    }
+
     /// A name was not found: what to say when the guest may believe that for a while.
     pub fn absent(&self, parent: u64, name: &CStr) -> Option<Entry> {
-        (below(&self.lock(), parent, name) == Place::OwnRootfs).then(|| Entry {
+        (below(&lock(&self.known), parent, name) == Place::OwnRootfs).then(|| Entry {
             inode: 0,
             generation: 0,
             attr: Attr::default(),
@@ -81,15 +107,16 @@ impl Places {
 
     /// How long the guest may believe a node's attributes.
     pub fn attributes_valid(&self, node: u64) -> Duration {
-        match self.lock().get(&node) {
+        match lock(&self.known).get(&node) {
             Some(known) if known.place == Place::OwnRootfs => LONG,
+            Some(known) if known.place == Place::Linked => Duration::ZERO,
             _ => SHORT,
         }
     }
 
     /// FORGET.
     pub fn forget(&self, node: u64, count: u64) {
-        let mut known = self.lock();
+        let mut known = lock(&self.known);
         if let Some(found) = known.get_mut(&node) {
             found.lookups = found.lookups.saturating_sub(count);
             if found.lookups == 0 {
@@ -100,11 +127,7 @@ impl Places {
 
     /// Forgets all.
     pub fn clear(&self) {
-        self.lock().clear();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Known>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.known).clear();
     }
 }
 

@@ -10,12 +10,13 @@
 //! Bounded, because the host's kernel counts locks for nobody.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl, openat};
 use nix::libc;
@@ -23,6 +24,7 @@ use nix::sys::stat::Mode;
 use rangemap::RangeMap;
 use virtiofsd::fuse::{FileLock, LK_FLOCK, LkIn};
 
+use super::lock;
 use super::open_files::OpenFiles;
 
 /// Most owners with locks at a time; each holds a descriptor.
@@ -111,13 +113,15 @@ impl Locks {
             None => self.add(node, request)?,
         };
         let result = self.change(&mut lock(&owner), node, request, kind, range);
+        drop(owner);
         self.drop_if_without(node, request.owner);
         result
     }
 
     fn change(&self, owner: &mut Owner, node: u64, request: &LkIn, kind: Kind, range: Range<u64>) -> io::Result<()> {
-        // One change makes at most two ranges more.
-        if self.ranges.load(Ordering::Relaxed) >= MAX_RANGES && kind != Kind::None {
+        // A change makes at most two ranges more; one that is given back makes one more when it lies within another.
+        let more = kind != Kind::None || owner.has_around(&range);
+        if more && self.ranges.load(Ordering::Relaxed) >= MAX_RANGES {
             return Err(io::Error::from_raw_os_error(libc::ENOLCK));
         }
         if kind == Kind::Write && !owner.writable {
@@ -163,8 +167,7 @@ impl Locks {
     pub fn released(&self, node: u64, handle: u64) {
         let gone: Vec<_> = {
             let mut owners = lock(&self.owners);
-            // An owner that is busy is about to lock through another handle.
-            let through = |owner: &Shared| owner.try_lock().is_ok_and(|owner| owner.handle == handle);
+            let through = |owner: &Shared| unused(owner).is_some_and(|owner| owner.handle == handle);
             owners
                 .extract_if(|(its_node, _), owner| *its_node == node && through(owner))
                 .collect()
@@ -192,22 +195,20 @@ impl Locks {
             ranges: Arc::clone(&self.ranges),
         };
         let mut owners = lock(&self.owners);
-        if owners.len() >= MAX_OWNERS {
-            return Err(io::Error::from_raw_os_error(libc::ENOLCK));
+        let full = owners.len() >= MAX_OWNERS;
+        match owners.entry((node, request.owner)) {
+            // Another thread of the process was faster.
+            Entry::Occupied(entry) => Ok(Arc::clone(entry.get())),
+            Entry::Vacant(_) if full => Err(io::Error::from_raw_os_error(libc::ENOLCK)),
+            Entry::Vacant(entry) => Ok(Arc::clone(entry.insert(Arc::new(Mutex::new(new))))),
         }
-        // Another thread of the process may have been faster.
-        let owner = owners
-            .entry((node, request.owner))
-            .or_insert_with(|| Arc::new(Mutex::new(new)));
-        Ok(Arc::clone(owner))
     }
 
     /// Drops an owner that has no lock left.
     fn drop_if_without(&self, node: u64, owner: u64) {
         let gone = {
             let mut owners = lock(&self.owners);
-            // One that is busy is about to lock.
-            let without = |owner: &Shared| owner.try_lock().is_ok_and(|owner| owner.held.is_empty());
+            let without = |owner: &Shared| unused(owner).is_some_and(|owner| owner.held.is_empty());
             match owners.get(&(node, owner)) {
                 Some(found) if without(found) => owners.remove(&(node, owner)),
                 _ => None,
@@ -258,6 +259,12 @@ impl Owner {
         Ok(())
     }
 
+    /// Whether something is locked on both sides of `range` as one.
+    fn has_around(&self, range: &Range<u64>) -> bool {
+        let around = self.held.get_key_value(&range.start).map(|(around, _)| around);
+        around.is_some_and(|around| around.start < range.start && range.end < around.end)
+    }
+
     /// Goes on with a file that can be locked for writing. The old one has locks for reading only, which both can have.
     fn move_to(&mut self, (file, writable): (File, bool)) -> io::Result<()> {
         for (range, _) in self.held.iter() {
@@ -273,6 +280,14 @@ impl Drop for Owner {
     fn drop(&mut self) {
         self.ranges.fetch_sub(self.held.len(), Ordering::Relaxed);
     }
+}
+
+/// An owner that no request has in hand, given that the table of owners is locked: what one has in hand is about to lock.
+fn unused(owner: &Shared) -> Option<MutexGuard<'_, Owner>> {
+    if Arc::strong_count(owner) > 1 {
+        return None;
+    }
+    owner.try_lock().ok()
 }
 
 fn flock(file: &File, kind: Kind) -> io::Result<()> {
@@ -317,8 +332,4 @@ fn plain(kind: Kind, range: &Range<u64>) -> libc::flock {
 
 fn invalid() -> io::Error {
     io::Error::from_raw_os_error(libc::EINVAL)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -12,6 +12,7 @@ use virtiofsd::filesystem::{
     SetxattrFlags, ZeroCopyReader, ZeroCopyWriter,
 };
 use virtiofsd::fuse;
+use virtiofsd::oslib::WritevFlags;
 use virtiofsd::passthrough::PassthroughFs;
 
 use super::cache::Places;
@@ -134,7 +135,7 @@ impl FileSystem for Share {
     /// The size of a file in /proc or /sys says nothing: the guest must not stop reading at it.
     fn open(&self, ctx: Context, inode: u64, kill_priv: bool, flags: u32) -> io::Result<(Option<u64>, OpenOptions)> {
         if let Some(file) = self.files.unnamed.node(inode) {
-            let handle = self.files.unnamed.open(&file, flags)?;
+            let handle = self.files.unnamed.open(&file, flags, kill_priv)?;
             return Ok((Some(handle), OpenOptions::KEEP_CACHE));
         }
         let (handle, mut options) = self.files.named.open(ctx, inode, kill_priv, flags)?;
@@ -175,7 +176,8 @@ impl FileSystem for Share {
                 self.files.unnamed.take_set_ids(&file)?;
             }
             let mut r = r;
-            return r.write_to_file_at(&file, size as usize, offset, None);
+            let append = flags & libc::O_APPEND as u32 != 0 && !delayed;
+            return r.write_to_file_at(&file, size as usize, offset, append.then_some(WritevFlags::RWF_APPEND));
         }
         self.files.named.write(ctx, inode, handle, r, size, offset, lock_owner, delayed, kill_priv, flags)
     }
@@ -224,7 +226,8 @@ impl FileSystem for Share {
         let unnamed = &self.files.unnamed;
         self.files
             .with_folder(newparent, |folder| unnamed.link(&file, folder, newname))?;
-        self.lookup(ctx, newparent, newname)
+        let named = self.files.named.lookup(ctx, newparent, newname)?;
+        Ok(self.places.linked(named))
     }
 
     fn fsync(&self, ctx: Context, inode: u64, datasync: bool, handle: u64) -> io::Result<()> {

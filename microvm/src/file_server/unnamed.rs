@@ -8,21 +8,24 @@
 
 use std::collections::HashMap;
 use std::ffi::CStr;
-use std::fs::{File, FileTimes, Permissions};
+use std::fs::{File, Permissions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::libc;
-use nix::sys::stat::{Mode, umask};
+use nix::sys::stat::{Mode, futimens, umask};
+use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, linkat};
 use virtiofsd::filesystem::{Entry, GetxattrReply, ListxattrReply, SetattrValid};
 use virtiofsd::fuse::{Attr, CreateIn, InHeader, SetattrIn};
 use virtiofsd::soft_idmap::Id;
+
+use super::lock;
 
 /// The first number of a file or handle of this kind.
 const FIRST: u64 = 1 << 62;
@@ -30,7 +33,7 @@ const FIRST: u64 = 1 << 62;
 /// Most files, and most handles beside the one that each is made with.
 const MAX: usize = 1024;
 
-/// How long the guest believes the attributes: nobody else can change them.
+/// How long the guest believes the attributes as long as there is no name under which they could change.
 const VALID: Duration = Duration::from_secs(1);
 
 const SET_ID: u32 = libc::S_ISUID | libc::S_ISGID;
@@ -84,6 +87,9 @@ impl UnnamedFiles {
         }
         let attr = attributes(&file)?;
         let file = Arc::new(file);
+        if lock(&self.nodes).len() >= MAX {
+            return Err(full());
+        }
         let handle = self.add_handle(Arc::clone(&file))?;
         let inode = self.next.fetch_add(1, Ordering::Relaxed);
         lock(&self.nodes).insert(
@@ -129,16 +135,29 @@ impl UnnamedFiles {
     }
 
     /// Opens a file once more.
-    pub fn open(&self, file: &File, asked: u32) -> io::Result<u64> {
+    pub fn open(&self, file: &File, asked: u32, kill_priv: bool) -> io::Result<u64> {
         let number = file.as_raw_fd().to_string();
-        let again = openat(&self.descriptors, number.as_str(), flags(asked), Mode::empty())?;
+        let truncate = OFlag::from_bits_truncate(asked as i32) & OFlag::O_TRUNC;
+        if kill_priv && !truncate.is_empty() {
+            self.take_set_ids(file)?;
+        }
+        let again = openat(
+            &self.descriptors,
+            number.as_str(),
+            flags(asked) | truncate,
+            Mode::empty(),
+        )?;
         self.add_handle(Arc::new(File::from(again)))
     }
 
     /// RELEASE. Whether the handle is of this kind.
     pub fn release(&self, handle: u64) -> bool {
-        let gone = lock(&self.handles).remove(&handle);
-        gone.is_some()
+        let Some(file) = lock(&self.handles).remove(&handle) else {
+            return false;
+        };
+        // The node may hold the same open file.
+        let _ = file.unlock();
+        true
     }
 
     /// FORGET. Whether the node is of this kind.
@@ -181,7 +200,9 @@ impl UnnamedFiles {
 
     /// GETATTR.
     pub fn attributes(&self, file: &File) -> io::Result<(Attr, Duration)> {
-        Ok((attributes(file)?, VALID))
+        let attributes = attributes(file)?;
+        let valid = if attributes.nlink == 0 { VALID } else { Duration::ZERO };
+        Ok((attributes, valid))
     }
 
     /// The value of an extended attribute, or its length where there is no room for it.
@@ -226,24 +247,19 @@ impl UnnamedFiles {
         if which.contains(SetattrValid::KILL_SUIDGID) {
             self.take_set_ids(file)?;
         }
-        let time = |now, given, seconds, nanoseconds: u32| {
+        let time = |now, given, seconds: u64, nanoseconds: u32| {
             if which.contains(now) {
-                return Some(SystemTime::now());
+                TimeSpec::UTIME_NOW
+            } else if which.contains(given) {
+                TimeSpec::new(seconds as i64, nanoseconds.into())
+            } else {
+                TimeSpec::UTIME_OMIT
             }
-            let asked = Duration::from_secs(seconds).checked_add(Duration::from_nanos(nanoseconds.into()))?;
-            SystemTime::UNIX_EPOCH
-                .checked_add(asked)
-                .filter(|_| which.contains(given))
         };
-        let mut times = FileTimes::new();
-        if let Some(at) = time(SetattrValid::ATIME_NOW, SetattrValid::ATIME, to.atime, to.atimensec) {
-            times = times.set_accessed(at);
-        }
-        if let Some(at) = time(SetattrValid::MTIME_NOW, SetattrValid::MTIME, to.mtime, to.mtimensec) {
-            times = times.set_modified(at);
-        }
         if which.intersects(SetattrValid::ATIME | SetattrValid::MTIME) {
-            file.set_times(times)?;
+            let accessed = time(SetattrValid::ATIME_NOW, SetattrValid::ATIME, to.atime, to.atimensec);
+            let modified = time(SetattrValid::MTIME_NOW, SetattrValid::MTIME, to.mtime, to.mtimensec);
+            futimens(file, &accessed, &modified)?;
         }
         self.attributes(file)
     }
@@ -261,8 +277,8 @@ impl UnnamedFiles {
 
     fn add_handle(&self, file: Arc<File>) -> io::Result<u64> {
         let mut handles = lock(&self.handles);
-        if handles.len() >= 2 * MAX || lock(&self.nodes).len() >= MAX {
-            return Err(io::Error::from_raw_os_error(libc::ENFILE));
+        if handles.len() >= 2 * MAX {
+            return Err(full());
         }
         let handle = self.next.fetch_add(1, Ordering::Relaxed);
         handles.insert(handle, file);
@@ -272,14 +288,13 @@ impl UnnamedFiles {
 
 /// Of the flags that the guest opens with, those that mean something for a file without a name.
 fn flags(asked: u32) -> OFlag {
-    let kept = OFlag::O_ACCMODE
-        | OFlag::O_APPEND
-        | OFlag::O_DIRECT
-        | OFlag::O_SYNC
-        | OFlag::O_DSYNC
-        | OFlag::O_NOATIME
-        | OFlag::O_EXCL;
+    // As virtiofsd has it: the guest may write pages of a mapping through the same handle, which fit neither O_APPEND nor O_DIRECT.
+    let kept = OFlag::O_ACCMODE | OFlag::O_SYNC | OFlag::O_DSYNC | OFlag::O_NOATIME | OFlag::O_EXCL;
     (OFlag::from_bits_truncate(asked as i32) & kept) | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC
+}
+
+fn full() -> io::Error {
+    io::Error::from_raw_os_error(libc::ENFILE)
 }
 
 fn attributes(file: &File) -> io::Result<Attr> {
@@ -302,8 +317,4 @@ fn attributes(file: &File) -> io::Result<Attr> {
         blksize: from.blksize() as u32,
         flags: 0,
     })
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

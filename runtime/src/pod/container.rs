@@ -89,7 +89,7 @@ fn mount(
     identity
         .check(spec.get("process"))
         .map_err(|e| e.context(format!("container {}", container.id)))?;
-    let rootfs = if container.rootfs.is_empty() {
+    let rootfs = if rootfs::lies_ready(&container.rootfs) {
         READY_ROOTFS
     } else {
         OWN_ROOTFS

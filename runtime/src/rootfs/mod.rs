@@ -81,6 +81,15 @@ pub(crate) fn make_folder(path: &Path, undo: &mut Undo) -> Result<()> {
     passable
 }
 
+/// Whether a root filesystem lies ready on the host, where others may write it too: nothing is to be mounted, or only bound.
+pub(crate) fn lies_ready(mounts: &[RootfsMount]) -> bool {
+    let binds = |word: &str| word == "bind" || word == "rbind";
+    mounts.is_empty()
+        || mounts
+            .iter()
+            .any(|entry| binds(&entry.fstype) || entry.options.iter().any(|option| binds(option)))
+}
+
 /// Mounts a container's root filesystem at `target`: containerd's mounts, or the bundle's `root.path` when there are none.
 pub(crate) fn prepare(
     mounts: &[RootfsMount],

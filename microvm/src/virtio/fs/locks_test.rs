@@ -95,6 +95,21 @@ fn a_range_keeps_other_owners_and_the_host_away() {
 }
 
 #[test]
+fn a_lock_that_was_granted_is_there_whatever_other_threads_of_the_owner_do() {
+    let mut files = Locked::start();
+    for round in 0..500 {
+        let lock = lock_arguments(files.handle, 1, F_WRLCK, (0, 0), 0);
+        let unlock = lock_arguments(files.handle, 1, F_UNLCK, (1, 1), 0);
+        let both = [&unlock, &lock, &unlock].map(|arguments| files.guest.begin(SETLK, files.node, arguments, 0));
+        for pending in &both {
+            assert_eq!(files.guest.finish(pending), Ok(vec![]));
+        }
+        assert!(!is_free(&files.share.path, 0), "round {round}");
+        assert_eq!(files.set(1, F_UNLCK, (0, 0)), Ok(vec![]));
+    }
+}
+
+#[test]
 fn an_owners_locks_end_when_it_closes_the_file() {
     let mut files = Locked::start();
     assert_eq!(files.set(1, F_WRLCK, (0, 0)), Ok(vec![]));
@@ -174,6 +189,11 @@ fn owners_and_ranges_are_bounded() {
         files.end(FLUSH, handle, owner);
     }
     let refused = (0..10_000u64).find(|n| files.set(1, F_WRLCK, (2 * n, 2 * n)) == Err(libc::ENOLCK));
+    assert_eq!(refused, Some(8192));
+    assert_eq!(files.set(1, F_UNLCK, (0, END)), Ok(vec![]));
+    // Giving back a byte from the middle of a range makes two of it.
+    assert_eq!(files.set(1, F_WRLCK, (0, END)), Ok(vec![]));
+    let refused = (1..10_000u64).find(|n| files.set(1, F_UNLCK, (2 * n, 2 * n)) == Err(libc::ENOLCK));
     assert_eq!(refused, Some(8192));
     assert_eq!(files.set(1, F_UNLCK, (0, END)), Ok(vec![]));
     assert_eq!(files.set(1, F_WRLCK, (0, 0)), Ok(vec![]));

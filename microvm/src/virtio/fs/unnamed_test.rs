@@ -48,9 +48,15 @@ fn it_is_written_read_and_given_a_name() {
     );
     assert_eq!(fs::read(share.path.join("named")).unwrap(), b"without a name");
     assert_eq!(guest.call(LINK, ROOT, &arguments, 128), Err(libc::EEXIST));
-    // The handles go on with the same file.
+    // The handles go on with the same file, so nothing about it is believed under its new number.
+    assert_eq!((u64_at(&answer, 16), u64_at(&answer, 24)), (0, 0));
+    let attributes = guest.call(GETATTR, named, &[0; 16], 104).unwrap();
+    assert_eq!(u64_at(&attributes, 0), 0);
     assert_eq!(guest.write(node, handle, 0, b"W").unwrap(), 1);
     assert_eq!(fs::read(share.path.join("named")).unwrap(), b"Without a name");
+    // Opened once more, and emptied by that.
+    guest.open(node, libc::O_WRONLY | libc::O_TRUNC).unwrap();
+    assert_eq!(fs::read(share.path.join("named")).unwrap(), b"");
 }
 
 #[test]
@@ -71,7 +77,11 @@ fn its_attributes_change() {
     let mut far = set_attributes(1 << 5, 0, 0);
     far[40..48].fill(0xff);
     far[60..64].fill(0xff);
-    assert!(guest.call(SETATTR, node, &far, 104).is_ok());
+    assert_eq!(guest.call(SETATTR, node, &far, 104), Err(libc::EINVAL));
+    // Before 1970.
+    far[60..64].fill(0);
+    let answer = guest.call(SETATTR, node, &far, 104).unwrap();
+    assert_eq!(u64_at(&answer, 16 + 32) as i64, -1);
     let mut arguments = [4u32.to_le_bytes(), [0; 4], [0; 4], [0; 4]].concat();
     arguments.extend(b"security.capability\0four");
     assert_eq!(guest.call(SETXATTR, node, &arguments, 0), Err(libc::EINVAL));
