@@ -91,9 +91,10 @@ CASES = (
         dialogue=(
             ("# ", b"PS1='> '; stty -echo\n"),
             ("\n> ", b"sh -c 'echo begun; exec sleep 1000'\n"),
-            ("begun", b"\x1a"),
+            # With the line's end: a terminal throws away what it has not yet sent when a key stops or interrupts.
+            ("begun\r?\n", b"\x1a"),
             ("Stopped[^>]*> ", b"fg\n"),
-            ("sleep 1000", b"\x03"),
+            ("exec sleep 1000'\r?\n$", b"\x03"),
             ("\n> ", b"echo ended with $?; exit 7\n"),
         ),
         status=7,
