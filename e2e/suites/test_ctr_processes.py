@@ -94,7 +94,7 @@ CASES = (
             # With the line's end: a terminal throws away what it has not yet sent when a key stops or interrupts.
             ("begun\r?\n", b"\x1a"),
             ("Stopped[^>]*> ", b"fg\n"),
-            ("exec sleep 1000'\r?\n$", b"\x03"),
+            ("exec sleep 1000'\r?\n", b"\x03"),
             ("\n> ", b"echo ended with $?; exit 7\n"),
         ),
         status=7,
