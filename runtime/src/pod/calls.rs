@@ -482,8 +482,8 @@ impl Pod {
     pub(super) async fn ask<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
         let result = self.unless_ended(call).await;
         match result {
-            Err(error) if error.kind() == ErrorKind::Unavailable && self.vmm.end().is_none() => {
-                // The connection went first; the reason is about to come.
+            Err(error) if error.kind() == ErrorKind::Unavailable => {
+                // The connection went first; the reason has come meanwhile or is about to.
                 match tokio::time::timeout(END_IS_NEAR, self.vmm.ended()).await {
                     Ok(end) => Err(ended(&end.reason)),
                     Err(_) => Err(error),
