@@ -85,22 +85,6 @@ GROUPS = (PROCESSES, RIGHTS)
 
 CASES = (
     Case(
-        "job-control-of-a-shell",
-        "ctr run -t --rm --runtime $RT $DEBIAN $ID bash --norc --noediting -i",
-        terminal=(24, 80),
-        dialogue=(
-            ("# ", b"PS1='> '; stty -echo\n"),
-            ("\n> ", b"sh -c 'echo begun; exec sleep 1000'\n"),
-            # With the line's end: a terminal throws away what it has not yet sent when a key stops or interrupts.
-            ("begun\r?\n", b"\x1a"),
-            ("Stopped[^>]*> ", b"fg\n"),
-            ("exec sleep 1000'\r?\n", b"\x03"),
-            ("\n> ", b"echo ended with $?; exit 7\n"),
-        ),
-        status=7,
-        says=("Stopped", "ended with 130"),
-    ),
-    Case(
         "locks-between-execs",
         """begin $DEBIAN $ID sh -c 'exec 9>/tmp/lock; flock 9; echo ready; exec sleep 1000'
         ctr task exec --exec-id a $ID sh -c 'flock -n /tmp/lock true || echo held'
