@@ -44,6 +44,18 @@ enum Place {
     Elsewhere,
 }
 
+impl Place {
+    /// How long the guest may believe a name there, and attributes.
+    fn valid(self) -> (Duration, Duration) {
+        match self {
+            Place::Container => (Duration::ZERO, SHORT),
+            Place::OwnRootfs => (LONG, LONG),
+            Place::Linked => (Duration::ZERO, Duration::ZERO),
+            Place::Elsewhere => (SHORT, SHORT),
+        }
+    }
+}
+
 /// Where those of the guest's nodes lie that are not elsewhere.
 #[derive(Debug, Default)]
 pub struct Places {
@@ -59,39 +71,18 @@ struct Known {
 
 impl Places {
     /// A name was found or made: how long the guest may believe it.
-    pub fn found(&self, parent: u64, name: &CStr, mut entry: Entry) -> Entry {
+    pub fn found(&self, parent: u64, name: &CStr, entry: Entry) -> Entry {
         let mut known = lock(&self.known);
         let place = match known.get(&entry.inode) {
             Some(known) => known.place,
             None => below(&known, parent, name),
         };
-        (entry.entry_timeout, entry.attr_timeout) = match place {
-            Place::Container => (Duration::ZERO, SHORT),
-            Place::OwnRootfs => (LONG, LONG),
-            Place::Linked => (Duration::ZERO, Duration::ZERO),
-            Place::Elsewhere => (SHORT, SHORT),
-        };
-        if place != Place::Elsewhere {
-            known.entry(entry.inode).or_insert(Known { place, lookups: 0 }).lookups += 1;
-        }
-        entry
+        looked_up(&mut known, place, entry)
     }
 
     /// A file that was made without a name has got one.
     pub fn linked(&self, entry: Entry) -> Entry {
-        let mut known = lock(&self.known);
-        known
-            .entry(entry.inode)
-            .or_insert(Known {
-                place: Place::Linked,
-                lookups: 0,
-            })
-            .lookups += 1;
-        Entry {
-            entry_timeout: Duration::ZERO,
-            attr_timeout: Duration::ZERO,
-            ..entry
-        }
+        looked_up(&mut lock(&self.known), Place::Linked, entry)
     }
 
     /// A name was not found: what to say when the guest may believe that for a while.
@@ -107,11 +98,10 @@ impl Places {
 
     /// How long the guest may believe a node's attributes.
     pub fn attributes_valid(&self, node: u64) -> Duration {
-        match lock(&self.known).get(&node) {
-            Some(known) if known.place == Place::OwnRootfs => LONG,
-            Some(known) if known.place == Place::Linked => Duration::ZERO,
-            _ => SHORT,
-        }
+        let place = lock(&self.known)
+            .get(&node)
+            .map_or(Place::Elsewhere, |known| known.place);
+        place.valid().1
     }
 
     /// FORGET.
@@ -129,6 +119,15 @@ impl Places {
     pub fn clear(&self) {
         lock(&self.known).clear();
     }
+}
+
+/// Counts a lookup and says how long it may be believed.
+fn looked_up(known: &mut HashMap<u64, Known>, place: Place, mut entry: Entry) -> Entry {
+    (entry.entry_timeout, entry.attr_timeout) = place.valid();
+    if place != Place::Elsewhere {
+        known.entry(entry.inode).or_insert(Known { place, lookups: 0 }).lookups += 1;
+    }
+    entry
 }
 
 fn below(known: &HashMap<u64, Known>, parent: u64, name: &CStr) -> Place {

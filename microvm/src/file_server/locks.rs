@@ -14,18 +14,17 @@ use std::collections::hash_map::Entry;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl, openat};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
-use nix::sys::stat::Mode;
 use rangemap::RangeMap;
 use virtiofsd::fuse::{FileLock, LK_FLOCK, LkIn};
 
 use super::lock;
-use super::open_files::OpenFiles;
+use super::open_files::{OpenFiles, reopen};
 
 /// Most owners with locks at a time; each holds a descriptor.
 const MAX_OWNERS: usize = 2048;
@@ -222,14 +221,8 @@ impl Locks {
         let flags = OFlag::from_bits_truncate(fcntl(file, FcntlArg::F_GETFL)?);
         let writable = flags & OFlag::O_ACCMODE != OFlag::O_RDONLY;
         let access = if writable { OFlag::O_RDWR } else { OFlag::O_RDONLY };
-        let number = file.as_raw_fd().to_string();
-        let own = openat(
-            &self.descriptors,
-            number.as_str(),
-            access | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC,
-            Mode::empty(),
-        )?;
-        Ok((File::from(own), writable))
+        let own = reopen(&self.descriptors, file, access | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)?;
+        Ok((own, writable))
     }
 
     /// The process of the guest that has `position` locked, 0 when it is none of this pod.

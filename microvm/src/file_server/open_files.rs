@@ -2,9 +2,12 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
+use nix::fcntl::{OFlag, openat};
 use nix::libc;
+use nix::sys::stat::Mode;
 use virtiofsd::filesystem::{Context, FileSystem, ZeroCopyWriter};
 use virtiofsd::oslib::ReadvFlags;
 use virtiofsd::passthrough::PassthroughFs;
@@ -52,6 +55,14 @@ impl OpenFiles {
         let closed = self.named.releasedir(nobody(), node, flags, handle);
         result.and_then(|value| closed.map(|()| value))
     }
+}
+
+/// Opens a file once more, as an open file description of its own. `descriptors` is a directory descriptor of this process's
+/// /proc/self/fd.
+pub fn reopen(descriptors: &OwnedFd, file: &File, flags: OFlag) -> io::Result<File> {
+    let number = file.as_raw_fd().to_string();
+    let again = openat(descriptors, number.as_str(), flags, Mode::empty())?;
+    Ok(File::from(again))
 }
 
 struct Target<W, T> {

@@ -26,6 +26,7 @@ use virtiofsd::fuse::{Attr, CreateIn, InHeader, SetattrIn};
 use virtiofsd::soft_idmap::Id;
 
 use super::lock;
+use super::open_files::reopen;
 
 /// The first number of a file or handle of this kind.
 const FIRST: u64 = 1 << 62;
@@ -136,18 +137,12 @@ impl UnnamedFiles {
 
     /// Opens a file once more.
     pub fn open(&self, file: &File, asked: u32, kill_priv: bool) -> io::Result<u64> {
-        let number = file.as_raw_fd().to_string();
         let truncate = OFlag::from_bits_truncate(asked as i32) & OFlag::O_TRUNC;
         if kill_priv && !truncate.is_empty() {
             self.take_set_ids(file)?;
         }
-        let again = openat(
-            &self.descriptors,
-            number.as_str(),
-            flags(asked) | truncate,
-            Mode::empty(),
-        )?;
-        self.add_handle(Arc::new(File::from(again)))
+        let again = reopen(&self.descriptors, file, flags(asked) | truncate)?;
+        self.add_handle(Arc::new(again))
     }
 
     /// RELEASE. Whether the handle is of this kind.
