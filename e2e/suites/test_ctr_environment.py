@@ -3,7 +3,7 @@
 import pytest
 
 from harness.answers import Case
-from harness.facts import Fact, Group
+from harness.facts import Fact, Group, each_fact, each_group
 
 STATUS = "grep -E '^(Cap...|NoNewPrivs|Seccomp|Groups|Uid|Gid|Umask)' /proc/self/status"
 # The kernel's own words differ between host and guest; these are what the container's spec decides.
@@ -152,15 +152,12 @@ DEBIAN = Group(
 GROUPS = (PLAIN, UNPRIVILEGED, RIGHTS, PRIVILEGED, MOUNTED, DEBIAN)
 
 
-@pytest.mark.parametrize(
-    ("group", "fact"),
-    [pytest.param(group, fact, id=f"{group.name}-{fact.name}") for group in GROUPS for fact in group.facts],
-)
+@each_fact(GROUPS)
 def test_fact(group, fact, asker):
     asker.check(group, fact)
 
 
-@pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.name)
+@each_group(GROUPS)
 def test_ending(group, asker):
     asker.check_ending(group)
 

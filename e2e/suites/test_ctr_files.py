@@ -1,8 +1,6 @@
 """What programs do with files, and expect of a Linux file system: on the container's root and on a volume."""
 
-import pytest
-
-from harness.facts import Fact, PythonGroup
+from harness.facts import Fact, PythonGroup, each_fact, each_group
 
 NOT_PASSED_ON = "the file server does not pass it on yet"
 
@@ -126,14 +124,11 @@ VOLUME = PythonGroup(
 GROUPS = (ROOT, VOLUME)
 
 
-@pytest.mark.parametrize(
-    ("group", "fact"),
-    [pytest.param(group, fact, id=f"{group.name}-{fact.name}") for group in GROUPS for fact in group.facts],
-)
+@each_fact(GROUPS)
 def test_fact(group, fact, asker):
     asker.check(group, fact)
 
 
-@pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.name)
+@each_group(GROUPS)
 def test_ending(group, asker):
     asker.check_ending(group)

@@ -3,7 +3,7 @@
 import pytest
 
 from harness.answers import Case
-from harness.facts import Fact, PythonGroup
+from harness.facts import Fact, PythonGroup, each_fact, each_group
 
 NO_MODULES = "the guest's kernel has no loadable modules, no kexec and no I/O ports, which a container may not use anywhere"
 
@@ -98,15 +98,12 @@ CASES = (
 )
 
 
-@pytest.mark.parametrize(
-    ("group", "fact"),
-    [pytest.param(group, fact, id=f"{group.name}-{fact.name}") for group in GROUPS for fact in group.facts],
-)
+@each_fact(GROUPS)
 def test_fact(group, fact, asker):
     asker.check(group, fact)
 
 
-@pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.name)
+@each_group(GROUPS)
 def test_ending(group, asker):
     asker.check_ending(group)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.facts import Fact
+from harness.facts import Fact, each_fact, each_group
 from harness.oci import Spec, all_of, container, mount, refused
 
 OPTIONS_OF = "options() { awk -v at=$1 '$2 == at {print $4}' /proc/self/mounts | tr , '\\n' | grep -vE '^(inode64|seclabel|user_id=.*|size=.*|nr_inodes=.*)$' | sort | tr '\\n' ' '; echo; }; "
@@ -117,15 +117,12 @@ CASES = (
 )
 
 
-@pytest.mark.parametrize(
-    ("group", "fact"),
-    [pytest.param(group, fact, id=f"{group.name}-{fact.name}") for group in GROUPS for fact in (*group.facts, *group.after)],
-)
+@each_fact(GROUPS)
 def test_fact(group, fact, asker):
     asker.check(group, fact)
 
 
-@pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.name)
+@each_group(GROUPS)
 def test_ending(group, asker):
     asker.check_ending(group)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from harness.answers import Differs
-from harness.facts import Fact
+from harness.facts import Fact, each_fact, each_group
 from harness.oci import Spec, all_of, container, refused
 
 STATUS = "grep -E '^(Cap|Uid|Gid|Groups|NoNewPrivs)' /proc/self/status"
@@ -116,15 +116,12 @@ CASES = (
 )
 
 
-@pytest.mark.parametrize(
-    ("group", "fact"),
-    [pytest.param(group, fact, id=f"{group.name}-{fact.name}") for group in GROUPS for fact in (*group.facts, *group.after)],
-)
+@each_fact(GROUPS)
 def test_fact(group, fact, asker):
     asker.check(group, fact)
 
 
-@pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.name)
+@each_group(GROUPS)
 def test_ending(group, asker):
     asker.check_ending(group)
 

@@ -4,6 +4,8 @@ import dataclasses
 import re
 from pathlib import Path
 
+import pytest
+
 from . import answers
 
 INTERVIEW = Path(__file__).with_name("interview.py")
@@ -33,12 +35,27 @@ class Group:
     before: str = ":"
     image: str = "$BUSYBOX"
 
+    def all_facts(self):
+        """Everything that is asked."""
+        return self.facts
+
     def case(self):
         inside = questions(self.facts)
         # The quoted delimiter keeps the text as it is; the container's shell gets it as one argument.
         script = f"{self.before}\nFACTS=$(cat <<'END-OF-FACTS'\n{inside}\nEND-OF-FACTS\n)\n"
         script += f'run {self.options} {self.image} "$ID" sh -c "$FACTS"'
         return answers.Case(f"facts-{self.name}", script)
+
+
+def each_fact(groups):
+    """Marks a test that goes through all facts of the groups."""
+    pairs = [(group, fact) for group in groups for fact in group.all_facts()]
+    return pytest.mark.parametrize(("group", "fact"), [pytest.param(group, fact, id=f"{group.name}-{fact.name}") for group, fact in pairs])
+
+
+def each_group(groups):
+    """Marks a test that goes through the groups."""
+    return pytest.mark.parametrize("group", groups, ids=lambda group: group.name)
 
 
 def questions(facts):

@@ -46,6 +46,9 @@ class Spec(facts.Group):
     edit: str = "."
     after: tuple = ()
 
+    def all_facts(self):
+        return (*self.facts, *self.after)
+
     def case(self):
         script = _script(facts.questions(self.facts), self.edit, self.before)
         if self.after:
