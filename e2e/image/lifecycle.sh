@@ -60,6 +60,7 @@ prepare() {
     local base busybox
     require_tools
     make_key
+    choose_emulator
     KERNEL_DIR=$(kernel_artefact)
     base=$(base_artefact "$FLAVOUR")
     busybox=$base/rootfs/usr/bin/busybox
@@ -73,7 +74,7 @@ prepare() {
 # shellcheck disable=SC2153 # IMAGE_DIR holds the scripts, IMAGES_DIR the container images
 warm_artefact() {
     local options
-    options=$(machine_options; kernel_command_line; qemu-system-x86_64 --version)
+    options=$(machine_options; kernel_command_line; "${EMULATOR[@]}" --version; echo "${EMULATOR[*]}")
     artefact "warm-$FLAVOUR${ICOUNT:+-icount}${WORKLOADS:+-workloads}" \
         "$(hash_of "${KERNEL_DIR##*/}" "${INITRD_DIR##*/}" "${IMAGES_DIR##*/}" "${DISK_DIR##*/}" "$options" \
             "$IMAGE_DIR/import.sh" warm-1)" warm_build

@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # Starts, watches and ends one QEMU, the machine under a test host. Sourced by e2e/host, which sets:
 #   FLAVOUR, ICOUNT (empty or 1), ACCEL (tcg or kvm), RUN (the instance's folder), KEY (the ssh key)
+# and emulator.sh: EMULATOR
 
 # shellcheck disable=SC2034 # used in lifecycle.sh
 VIRTUAL_DISK=24G
@@ -33,8 +34,8 @@ machine_options() {
     elif [[ $ACCEL == kvm ]]; then
         printf '%s\n' -accel kvm -smp 2 -cpu host -rtc base=utc
     else
-        # One CPU: with two, running several nested guests at a time corrupts this machine's memory within a minute (kernel
-        # stacks overwritten, guests that reset themselves), whatever kvm_amd's parameters are. With one it was never seen.
+        # One CPU: with two, running several nested guests at a time ends this machine within a minute (kernel stacks overwritten,
+        # guests that reset themselves), whatever kvm_amd's parameters are. With one it was never seen.
         printf '%s\n' -accel tcg,thread=single -smp 1 -cpu EPYC,+svm,+npt -rtc base=utc
     fi
     printf '%s\n' -device virtio-rng-pci
@@ -61,7 +62,7 @@ machine_start() {
     for ((tries = 0; tries < 20; tries++)); do
         port=$((20000 + RANDOM % 20000))
         rm -f "$RUN/pid" "$RUN/qmp"
-        if qemu-system-x86_64 -name "bulkhead-$FLAVOUR" "${options[@]}" \
+        if "${EMULATOR[@]}" -name "bulkhead-$FLAVOUR" "${options[@]}" \
             -kernel "$kernel" -initrd "$initrd" -append "$(kernel_command_line)" \
             -drive "file=$disk,format=qcow2,if=none,id=disk0,cache=unsafe,discard=unmap" \
             -device virtio-blk-pci,drive=disk0 \

@@ -102,6 +102,23 @@ CASES = (
         says=("^1000\n1000 (2000 )?4444\n/home/app\n.*Read-only", "Seccomp:\t2\n50331648"),
         timeout=180,
     ),
+    Case(
+        "cri-high-ids",
+        FUNCTIONS
+        + """
+        mkdir -m 2770 $W/volume; chgrp 1000660000 $W/volume; pod
+        for user in 1000650000 1000650001; do
+            MORE='{"linux": {"security_context": {"run_as_user": {"value": '$user'}, "supplemental_groups": [1000660000]}},
+                "mounts": [{"container_path": "/volume", "host_path": "'$W/volume'"}]}' \\
+                container main docker.io/bulkhead/busybox:latest sh -c 'id -u; echo x >/volume/$(id -u); stat -c %u:%g /volume/*; echo y >/tmp/f; stat -c %u /tmp/f'
+            exited $main; crictl logs $main 2>&1
+        done
+        stat -c %u:%g $W/volume/*
+        away""",
+        stdout="1000650000\n1000650000:1000660000\n1000650000\n1000650001\n1000650000:1000660000\n1000650001:1000660000\n1000650001\n"
+        "1000650000:1000660000\n1000650001:1000660000",
+        timeout=180,
+    ),
 )
 
 

@@ -72,16 +72,47 @@ def test_high_ids_of_a_specification_have_a_place(nothing_left):
     )
 
 
-def test_a_further_container_with_another_high_id_is_refused(nothing_left):
+# Gives a file an access control list, or prints the users of the one that it has.
+ACCESS_LIST = """
+import os, struct, sys
+ENTRY, NAME, NONE = "<HHI", "system.posix_acl_access", 0xffffffff
+if sys.argv[2:] == ["set"]:
+    entries = (1, 6, NONE), (2, 4, 70000), (2, 6, 1000650000), (4, 4, NONE), (16, 6, NONE), (32, 4, NONE)
+    os.setxattr(sys.argv[1], NAME, struct.pack("<I", 2) + b"".join(struct.pack(ENTRY, *entry) for entry in entries))
+print(*(user for tag, _, user in struct.iter_unpack(ENTRY, os.getxattr(sys.argv[1], NAME)[4:]) if tag == 2))
+"""
+
+
+def test_a_further_container_s_high_ids_have_a_place_too(nothing_left):
     expect(
         "ids-later",
-        """
+        f"""
         GROUP="--annotation io.containerd.bulkhead.v2.group=$ID"
-        detached $GROUP $BUSYBOX $ID sleep 1000
-        run $GROUP --user 70000 $BUSYBOX $ID-2 true && echo ran; ctr container rm $ID-2 2>/dev/null
+        mkdir -m 777 $W/volume; cat >$W/volume/acl.py <<'END'
+{ACCESS_LIST}
+END
+        detached $GROUP --user 70000:70000 $DEBIAN $ID sleep 1000
+        run $GROUP --mount type=bind,src=$W/volume,dst=/volume,options=rbind:rw --user 1000650000:70000 $DEBIAN $ID-2 sh -c '
+            cd /volume; mkdir d; echo x >d/f; chgrp 70000 d/f; stat -c "%u:%g" d d/f; python3 acl.py d/f set
+            python3 -c "import os; f = os.open(\\".\\", os.O_TMPFILE | os.O_RDWR); s = os.fstat(f); print(s.st_uid, s.st_gid)"'
+        cd $W/volume; stat -c "%n %u:%g" d d/f; python3 acl.py d/f
         ended $ID""",
-        "",
-        "user or group 70000 is not among the ids of the pod",
+        "1000650000:70000\n1000650000:70000\n70000 1000650000\n1000650000 70000\n"
+        "d 1000650000:70000\nd/f 1000650000:70000\n70000 1000650000\n",
+    )
+
+
+def test_an_exec_with_an_id_that_no_container_has_is_refused(nothing_left):
+    expect(
+        "ids-exec",
+        """
+        detached --user 70000:70000 $BUSYBOX $ID sleep 1000
+        execute --user 70000:70000 $ID sh -c 'echo x >/tmp/f; stat -c %u:%g /tmp/f'
+        execute --user 0:0 $ID sh -c 'touch /x; for id in 70000 70001 4294901760; do chown $id /x 2>&1 | sed "s/.*: //"; stat -c %u /x; done'
+        execute --user 70001 $ID true && echo ran
+        ended $ID""",
+        "70000:70000\n70000\nInvalid argument\n70000\nInvalid argument\n70000\n",
+        "user or group 70001 is not among the ids of the pod",
     )
 
 

@@ -2,6 +2,7 @@
 
 use super::complaints::{self, Complaints};
 use super::helper::{TerminalSize, receive};
+use super::mounts;
 use super::program;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
@@ -56,7 +57,7 @@ pub fn start_socket(directory: &Path, id: &str) -> PathBuf {
 }
 
 /// Makes the container.
-pub fn run(request: Request) -> Outcome {
+pub fn run(mut request: Request) -> Outcome {
     let rootfs = request
         .spec
         .root()
@@ -69,6 +70,7 @@ pub fn run(request: Request) -> Outcome {
             rootfs.display()
         ));
     }
+    mounts::prepare(&mut request.spec, &rootfs)?;
     apply_network_sysctls(&request.network_sysctls)?;
     prepare_cwd(&request.spec, &rootfs)?;
     give_stdio_to_user(
@@ -144,7 +146,7 @@ fn prepare_cwd(spec: &Spec, rootfs: &Path) -> Result<(), String> {
     let mut rest = cwd.as_path();
     for mount in spec.mounts().iter().flatten() {
         if let Ok(below) = cwd.strip_prefix(mount.destination()) {
-            match mount.source().as_ref().filter(|_| libcontainer_binds(mount)) {
+            match mount.source().as_ref().filter(|_| mounts::is_bind(mount)) {
                 Some(source) => (base, rest) = (source.clone(), below),
                 // A file system of its own; its mount point is made with it.
                 None => return Ok(()),
@@ -159,11 +161,6 @@ fn prepare_cwd(spec: &Spec, rootfs: &Path) -> Result<(), String> {
         )
     };
     make_directories(&base, rest).map_err(failed)
-}
-
-fn libcontainer_binds(mount: &oci_spec::runtime::Mount) -> bool {
-    let options = mount.options().iter().flatten();
-    mount.typ().as_deref() == Some("bind") || options.into_iter().any(|option| option == "bind" || option == "rbind")
 }
 
 /// mkdir -p of `path` inside `base`, whose symbolic links cannot lead out of it.

@@ -10,6 +10,7 @@ mod devices;
 pub mod exec;
 pub mod helper;
 mod limits;
+mod mounts;
 mod oom;
 pub mod process;
 mod program;

@@ -47,6 +47,9 @@ pub fn adapt(mut spec: Spec, cgroup: &Cgroup, joined: Option<&Joined<'_>>) -> Re
     let Some(process) = spec.process_mut() else {
         return Err(Error::invalid("the OCI spec has no process"));
     };
+    if process.capabilities().is_none() {
+        process.set_capabilities(Some(all_capabilities()));
+    }
     adapt_process(process);
     if spec.root().is_none() {
         return Err(Error::invalid("the OCI spec has no root"));
@@ -108,6 +111,18 @@ fn adapt_process(process: &mut Process) {
     if process.cwd().as_os_str().is_empty() {
         process.set_cwd(PathBuf::from("/"));
     }
+}
+
+/// What the process has when nobody says: what root has.
+fn all_capabilities() -> LinuxCapabilities {
+    let named = |capability: &caps::Capability| capability.to_string().trim_start_matches("CAP_").parse().ok();
+    let all: Capabilities = caps::all().iter().filter_map(named).collect();
+    let mut capabilities = no_capabilities();
+    capabilities
+        .set_bounding(Some(all.clone()))
+        .set_effective(Some(all.clone()))
+        .set_permitted(Some(all));
+    capabilities
 }
 
 fn no_capabilities() -> LinuxCapabilities {

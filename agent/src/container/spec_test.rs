@@ -153,3 +153,27 @@ fn a_masked_comparison_has_its_mask_where_libcontainer_looks_for_it() {
     assert_eq!((args(0).value(), args(0).value_two()), (7, Some(2_114_060_288)));
     assert_eq!((args(1).value(), args(1).value_two()), (2_114_060_288, Some(7)));
 }
+
+#[test]
+fn a_process_without_capabilities_in_its_spec_has_all() {
+    let mut spec = spec();
+    spec["process"].as_object_mut().unwrap().remove("capabilities");
+    let adapted = adapted(&spec, None).unwrap();
+    let process = adapted.spec.process().clone().unwrap();
+    let capabilities = process.capabilities().clone().unwrap();
+    let count = |set: &Option<Capabilities>| set.as_ref().map(|set| set.len());
+    let all = Some(caps::all().len());
+    assert_eq!(
+        [
+            capabilities.bounding(),
+            capabilities.effective(),
+            capabilities.permitted()
+        ]
+        .map(count),
+        [all; 3]
+    );
+    assert_eq!(
+        [capabilities.inheritable(), capabilities.ambient()].map(count),
+        [Some(0); 2]
+    );
+}

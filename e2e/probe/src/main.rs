@@ -247,6 +247,7 @@ fn describe(options: &Options, share: OwnedFd) -> Result<(VmSpec, Vec<OwnedFd>)>
             uid_map: map.clone(),
             gid_map: map,
         },
+        placed_ids: None,
         fds: kinds,
         disks,
     };

@@ -22,6 +22,12 @@ pub enum Request {
     },
     /// Answered by `Counters`.
     ReadCounters,
+    /// Ids of the guest whose files are to have an owner here: number N of the list becomes id `FIRST_PLACE` + N of the vmm's user
+    /// namespace. Begins with those that were placed before. Answered by `Done`, or by `Failed` when the vmm has the host's ids.
+    PlaceIds {
+        /// The ids, each above `LAST_LOW_ID`.
+        ids: Vec<u32>,
+    },
 }
 
 /// From the vmm to the runtime.
@@ -89,6 +95,8 @@ pub struct VmSpec {
     pub verbose_console: bool,
     /// The namespaces and ids the vmm lives in.
     pub jail: JailSpec,
+    /// As in `PlaceIds`; `None`: the vmm has the host's ids, and none needs a place.
+    pub placed_ids: Option<Vec<u32>>,
     /// What the descriptors of the `Boot` packet are, in order.
     pub fds: Vec<BootFd>,
     /// Disks that are there from the first moment; their descriptors follow in `fds` as `BootFd::Disk`, in this order.
@@ -167,6 +175,12 @@ pub struct Counters {
     /// Bytes of guest memory that the vmm wrote before the first instruction.
     pub bytes_copied_at_boot: u64,
 }
+
+/// Ids up to this one are the same in the guest and in the vmm's user namespace.
+pub const LAST_LOW_ID: u32 = 65_535;
+
+/// First id of the vmm's user namespace that stands for a higher one of the guest, as `Request::PlaceIds` says.
+pub const FIRST_PLACE: u32 = 0xffff_0000;
 
 /// Folder of a container's root file system, below the container's in the share, when nobody but the pod writes it.
 pub const OWN_ROOTFS: &str = "rootfs";

@@ -16,6 +16,7 @@ fn spec(fds: &[BootFd], disks: usize) -> VmSpec {
             uid_map: Vec::new(),
             gid_map: Vec::new(),
         },
+        placed_ids: None,
         fds: fds.to_vec(),
         disks: (0..disks).map(disk).collect(),
     }

@@ -218,6 +218,12 @@ impl Running {
                     message: error.to_string(),
                 },
             },
+            (Request::PlaceIds { ids }, _) => match self.machine.place_ids(ids) {
+                Ok(()) => Reply::Done,
+                Err(error) => Reply::Failed {
+                    message: error.to_string(),
+                },
+            },
             (Request::ReadCounters, _) => Reply::Counters(self.machine.counters()),
             (Request::Boot(_), _) => Reply::Failed {
                 message: "the machine has been booted already".to_owned(),

@@ -4,10 +4,10 @@ use std::io::{self, Write};
 
 use nix::errno::Errno;
 use virtiofsd::descriptor_utils::{Reader, Writer};
+use virtiofsd::filesystem::Context;
 use virtiofsd::fuse::{CreateIn, EntryOut, InHeader, LkIn, LkOut, OpenOut, OutHeader};
 use vm_memory::ByteValued;
 
-use super::open_files::OpenFiles;
 use super::request::{GETLK, SETLK, SETLKW, TMPFILE};
 use super::share::Share;
 
@@ -27,7 +27,7 @@ pub fn serve(share: &Share, mut reader: Reader<'_>, mut writer: Writer<'_>) -> i
         }
         TMPFILE => {
             let request: CreateIn = reader.read_obj()?;
-            create_unnamed(&share.files, &header, &request)
+            create_unnamed(share, &header, &request)
         }
         _ => {
             let request: LkIn = reader.read_obj()?;
@@ -47,12 +47,16 @@ pub fn serve(share: &Share, mut reader: Reader<'_>, mut writer: Writer<'_>) -> i
     Ok(writer.bytes_written())
 }
 
-fn create_unnamed(files: &OpenFiles, header: &InHeader, request: &CreateIn) -> io::Result<Vec<u8>> {
-    let made = files.with_folder(header.nodeid, |folder| files.unnamed.create(folder, header, request));
+fn create_unnamed(share: &Share, header: &InHeader, request: &CreateIn) -> io::Result<Vec<u8>> {
+    let caller = share.owners.caller(Context::from(*header));
+    let files = &share.files;
+    let made = files.with_folder(header.nodeid, |folder| {
+        files.unnamed.create(folder, header.nodeid, &caller, request)
+    });
     let (entry, fh) = made?;
     let opened = OpenOut {
         fh,
         ..OpenOut::default()
     };
-    Ok([EntryOut::from(entry).as_slice(), opened.as_slice()].concat())
+    Ok([EntryOut::from(share.owners.entry(entry)).as_slice(), opened.as_slice()].concat())
 }

@@ -34,12 +34,14 @@ mod descriptors;
 mod locks;
 mod memory;
 mod open_files;
+mod owners;
 mod request;
 mod share;
 mod unnamed;
 
 pub use descriptors::reserve_descriptors;
 pub use memory::ServerMemory;
+pub use owners::{Owners, PlaceError};
 
 /// `sizeof(struct fuse_out_header)`: every answer has one.
 const OUT_HEADER: usize = 16;
@@ -69,7 +71,7 @@ pub struct FileServer {
 impl FileServer {
     /// Serves the directory `root`. `descriptors` is a directory descriptor of this process's /proc/self/fd.
     /// Clears the umask of the process, because modes come from the guest.
-    pub fn new(root: &str, descriptors: OwnedFd) -> Result<FileServer, FileServerError> {
+    pub fn new(root: &str, descriptors: OwnedFd, owners: Arc<Owners>) -> Result<FileServer, FileServerError> {
         let setup = |source| FileServerError::Setup {
             root: root.to_owned(),
             source,
@@ -99,6 +101,7 @@ impl FileServer {
         let share = Share {
             locks: Arc::new(Locks::new(files.clone(), for_locks)),
             places: Arc::default(),
+            owners,
             files,
         };
         Ok(FileServer {

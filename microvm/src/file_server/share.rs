@@ -18,6 +18,7 @@ use virtiofsd::passthrough::PassthroughFs;
 use super::cache::Places;
 use super::locks::Locks;
 use super::open_files::OpenFiles;
+use super::owners::Owners;
 
 /// Offsets end well below 2^63, so that those of a long request do too; the pass-through file system panics beyond.
 const MAX_OFFSET: u64 = i64::MAX as u64 - (1 << 24);
@@ -28,9 +29,15 @@ pub struct Share {
     pub files: OpenFiles,
     pub locks: Arc<Locks>,
     pub places: Arc<Places>,
+    pub owners: Arc<Owners>,
 }
 
 impl Share {
+    /// What the guest is told of a name that was found or made.
+    fn found(&self, parent: u64, name: &CStr, entry: Entry) -> Entry {
+        self.owners.entry(self.places.found(parent, name, entry))
+    }
+
     fn clear(&self) {
         self.locks.clear();
         self.files.unnamed.clear();
@@ -96,30 +103,33 @@ impl FileSystem for Share {
     fn lookup(&self, ctx: Context, parent: u64, name: &CStr) -> io::Result<Entry> {
         match self.files.named.lookup(ctx, parent, name) {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => self.places.absent(parent, name).ok_or(error),
-            found => Ok(self.places.found(parent, name, found?)),
+            found => Ok(self.found(parent, name, found?)),
         }
     }
 
     #[rustfmt::skip]
     fn symlink(&self, ctx: Context, target: &CStr, parent: u64, name: &CStr, extensions: Extensions) -> io::Result<Entry> {
+        let (ctx, extensions) = (self.owners.caller(ctx), self.owners.extensions(extensions));
         let made = self.files.named.symlink(ctx, target, parent, name, extensions)?;
-        Ok(self.places.found(parent, name, made))
+        Ok(self.found(parent, name, made))
     }
 
     #[rustfmt::skip]
     fn mknod(
         &self, ctx: Context, parent: u64, name: &CStr, mode: u32, rdev: u32, umask: u32, extensions: Extensions,
     ) -> io::Result<Entry> {
+        let (ctx, extensions) = (self.owners.caller(ctx), self.owners.extensions(extensions));
         let made = self.files.named.mknod(ctx, parent, name, mode, rdev, umask, extensions)?;
-        Ok(self.places.found(parent, name, made))
+        Ok(self.found(parent, name, made))
     }
 
     #[rustfmt::skip]
     fn mkdir(
         &self, ctx: Context, parent: u64, name: &CStr, mode: u32, umask: u32, extensions: Extensions,
     ) -> io::Result<Entry> {
+        let (ctx, extensions) = (self.owners.caller(ctx), self.owners.extensions(extensions));
         let made = self.files.named.mkdir(ctx, parent, name, mode, umask, extensions)?;
-        Ok(self.places.found(parent, name, made))
+        Ok(self.found(parent, name, made))
     }
 
     #[rustfmt::skip]
@@ -127,9 +137,10 @@ impl FileSystem for Share {
         &self, ctx: Context, parent: u64, name: &CStr, mode: u32, kill_priv: bool, flags: u32, umask: u32,
         extensions: Extensions,
     ) -> io::Result<(Entry, Option<u64>, OpenOptions)> {
+        let (ctx, extensions) = (self.owners.caller(ctx), self.owners.extensions(extensions));
         let (made, handle, options) =
             self.files.named.create(ctx, parent, name, mode, kill_priv, flags, umask, extensions)?;
-        Ok((self.places.found(parent, name, made), handle, options))
+        Ok((self.found(parent, name, made), handle, options))
     }
 
     /// The size of a file in /proc or /sys says nothing: the guest must not stop reading at it.
@@ -196,38 +207,41 @@ impl FileSystem for Share {
     }
 
     fn getattr(&self, ctx: Context, inode: u64, handle: Option<u64>) -> io::Result<(fuse::Attr, Duration)> {
-        match self.files.unnamed.node(inode) {
-            Some(file) => self.files.unnamed.attributes(&file),
+        let (attributes, valid) = match self.files.unnamed.node(inode) {
+            Some(file) => self.files.unnamed.attributes(&file)?,
             None => {
                 let (attributes, _) = self.files.named.getattr(ctx, inode, handle)?;
-                Ok((attributes, self.places.attributes_valid(inode)))
+                (attributes, self.places.attributes_valid(inode))
             }
-        }
+        };
+        Ok((self.owners.told(attributes), valid))
     }
 
     #[rustfmt::skip]
     fn setattr(
         &self, ctx: Context, inode: u64, attr: fuse::SetattrIn, handle: Option<u64>, valid: SetattrValid,
     ) -> io::Result<(fuse::Attr, Duration)> {
-        match self.files.unnamed.node(inode) {
-            Some(file) => self.files.unnamed.set_attributes(&file, &attr, valid),
+        let attr = self.owners.to_set(attr);
+        let (attributes, valid) = match self.files.unnamed.node(inode) {
+            Some(file) => self.files.unnamed.set_attributes(&file, &attr, valid)?,
             None => {
                 let (attributes, _) = self.files.named.setattr(ctx, inode, attr, handle, valid)?;
-                Ok((attributes, self.places.attributes_valid(inode)))
+                (attributes, self.places.attributes_valid(inode))
             }
-        }
+        };
+        Ok((self.owners.told(attributes), valid))
     }
 
     fn link(&self, ctx: Context, inode: u64, newparent: u64, newname: &CStr) -> io::Result<Entry> {
         let Some(file) = self.files.unnamed.node(inode) else {
             let made = self.files.named.link(ctx, inode, newparent, newname)?;
-            return Ok(self.places.found(newparent, newname, made));
+            return Ok(self.found(newparent, newname, made));
         };
         let unnamed = &self.files.unnamed;
         self.files
             .with_folder(newparent, |folder| unnamed.link(&file, folder, newname))?;
         let named = self.files.named.lookup(ctx, newparent, newname)?;
-        Ok(self.places.linked(named))
+        Ok(self.owners.entry(self.places.linked(named)))
     }
 
     fn fsync(&self, ctx: Context, inode: u64, datasync: bool, handle: u64) -> io::Result<()> {
@@ -261,22 +275,24 @@ impl FileSystem for Share {
         flags: u32,
         extra: SetxattrFlags,
     ) -> io::Result<()> {
+        let value = self.owners.value_to_set(name, value);
         match self.files.unnamed.node(inode) {
             Some(file) => Ok(rustix::fs::fsetxattr(
                 &file,
                 name,
-                value,
+                &value,
                 XattrFlags::from_bits_retain(flags),
             )?),
-            None => self.files.named.setxattr(ctx, inode, name, value, flags, extra),
+            None => self.files.named.setxattr(ctx, inode, name, &value, flags, extra),
         }
     }
 
     fn getxattr(&self, ctx: Context, inode: u64, name: &CStr, size: u32) -> io::Result<GetxattrReply> {
-        match self.files.unnamed.node(inode) {
-            Some(file) => self.files.unnamed.attribute(&file, name, size),
-            None => self.files.named.getxattr(ctx, inode, name, size),
-        }
+        let reply = match self.files.unnamed.node(inode) {
+            Some(file) => self.files.unnamed.attribute(&file, name, size)?,
+            None => self.files.named.getxattr(ctx, inode, name, size)?,
+        };
+        Ok(self.owners.value_told(name, reply))
     }
 
     fn listxattr(&self, ctx: Context, inode: u64, size: u32) -> io::Result<ListxattrReply> {

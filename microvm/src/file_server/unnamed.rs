@@ -21,8 +21,8 @@ use nix::libc;
 use nix::sys::stat::{Mode, futimens, umask};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, linkat};
-use virtiofsd::filesystem::{Entry, GetxattrReply, ListxattrReply, SetattrValid};
-use virtiofsd::fuse::{Attr, CreateIn, InHeader, SetattrIn};
+use virtiofsd::filesystem::{Context, Entry, GetxattrReply, ListxattrReply, SetattrValid};
+use virtiofsd::fuse::{Attr, CreateIn, SetattrIn};
 use virtiofsd::soft_idmap::Id;
 
 use super::lock;
@@ -67,11 +67,11 @@ impl UnnamedFiles {
         }
     }
 
-    /// Makes a file on the file system of `folder`, for the process that asks; gives its handle too.
-    pub fn create(&self, folder: &File, header: &InHeader, request: &CreateIn) -> io::Result<(Entry, u64)> {
+    /// Makes a file on the file system of `folder`, which is node `parent`, for the process that asks; gives its handle too.
+    pub fn create(&self, folder: &File, parent: u64, caller: &Context, request: &CreateIn) -> io::Result<(Entry, u64)> {
         let (user, group) = (
-            Uid::from_raw(header.uid.into_inner()),
-            Gid::from_raw(header.gid.into_inner()),
+            Uid::from_raw(caller.uid.into_inner()),
+            Gid::from_raw(caller.gid.into_inner()),
         );
         let mode = Mode::from_bits_truncate(request.mode);
         // The thread's own: it decides only where the folder has no default ACL.
@@ -97,7 +97,7 @@ impl UnnamedFiles {
             inode,
             Node {
                 file,
-                parent: header.nodeid,
+                parent,
                 lookups: 1,
             },
         );

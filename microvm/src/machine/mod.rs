@@ -20,7 +20,7 @@ use self::io::Io;
 use self::stop::StopSignal;
 use self::vm::{Vm, VmError};
 use crate::boot::{acpi, cmdline, elf, params};
-use crate::file_server::FileServer;
+use crate::file_server::{FileServer, Owners, PlaceError};
 use crate::interrupts::Line;
 use crate::jail::{SpawnError, ThreadKind, spawn_worker};
 use crate::memory::layout::{self, Layout};
@@ -116,6 +116,9 @@ pub enum MachineError {
     /// A name that is unknown.
     #[error("disk {0}: there is no such disk")]
     NoSuchDisk(String),
+    /// Owners of files.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
     /// A thread.
     #[error(transparent)]
     Spawn(#[from] SpawnError),
@@ -161,6 +164,7 @@ pub struct Machine {
     console: ConsoleRing,
     vsock: VsockHandle,
     disks: Vec<(String, u8)>,
+    owners: Arc<Owners>,
     vm: Arc<Vm>,
     // What KVM maps, the bus's pages among it; outlives `vm`, because fields drop in this order.
     io: Arc<Io>,
@@ -216,6 +220,7 @@ impl Machine {
             console,
             vsock,
             disks: Vec::new(),
+            owners: Arc::new(Owners::new(spec.placed_ids.clone())?),
             vm,
             io,
             bus,
@@ -223,7 +228,7 @@ impl Machine {
             memory,
         };
         machine.plug(Box::new(vsock_device))?;
-        let share = FileServer::new("/", parts.descriptors).map_err(device("fs"))?;
+        let share = FileServer::new("/", parts.descriptors, machine.owners.clone()).map_err(device("fs"))?;
         machine.plug(Box::new(FsDevice::new(SHARE_TAG, share).map_err(device("fs"))?))?;
         machine.plug(Box::new(RngDevice::new()))?;
         for (disk, file) in spec.disks.iter().zip(parts.disks) {
@@ -259,6 +264,11 @@ impl Machine {
             .ok_or_else(|| MachineError::NoSuchDisk(id.to_owned()))?;
         self.bus.remove(slot);
         Ok(())
+    }
+
+    /// Gives ids of the guest a place among this process's, so that files can belong to them.
+    pub fn place_ids(&self, ids: Vec<u32>) -> Result<(), MachineError> {
+        Ok(self.owners.place(ids)?)
     }
 
     /// Starts the vCPUs. Once.

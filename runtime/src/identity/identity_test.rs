@@ -50,7 +50,12 @@ fn the_host_s_ids_are_kept_where_that_is_asked_for_and_allowed() {
     ] {
         let config = config(mapping, parent.path());
         let identity = Identity::take(&pod(annotation), None, &config, &mut Undo::default()).unwrap();
-        assert!(identity.base().is_none() && identity.map().is_none() && identity.take_lock().is_none());
+        assert!(
+            identity.base().is_none()
+                && identity.placed().is_none()
+                && identity.files_of(None).unwrap().is_none()
+                && identity.take_lock().is_none()
+        );
         assert_eq!(identity.extents()[0].count, u32::MAX);
     }
     for (annotation, mapping, says) in [
@@ -78,10 +83,11 @@ fn living_pods_have_different_ids_and_leave_none_behind() {
     let second = Identity::take(&pod(None), None, &config, &mut undo).unwrap();
     let bases = (first.base().unwrap(), second.base().unwrap());
     assert!(bases.0.abs_diff(bases.1) >= RANGE, "{bases:?}");
-    let extents = first.extents();
-    let last = extents.last().unwrap();
-    assert_eq!((extents[0].outside, extents[0].count, extents.len()), (bases.0, LOW, 3));
-    assert_eq!((last.inside, last.outside), (1_000_650_000, bases.0 + LOW + 1));
+    assert_eq!(
+        IdExtent::text(&first.extents()),
+        format!("0 {} 65536\n{FIRST_PLACE} {} {HIGH}\n", bases.0, bases.0 + LOW)
+    );
+    assert_eq!(first.placed().unwrap(), [70_000, 1_000_650_000]);
 
     let of = |uid: u32| json!({ "user": { "uid": uid } });
     for known in [0, 65_535, 70_000, 1_000_650_000] {
@@ -89,6 +95,19 @@ fn living_pods_have_different_ids_and_leave_none_behind() {
     }
     let error = first.check(Some(&of(70_001))).unwrap_err().to_string();
     assert!(error.contains("70001") && error.contains(ANNOTATION), "{error}");
+
+    // A further container's ids get places behind the first's, once.
+    for _ in 0..2 {
+        let files = first.files_of(Some(&of(70_001))).unwrap().unwrap();
+        assert_eq!(files.as_map().root, bases.0);
+    }
+    first.check(Some(&of(70_001))).unwrap();
+    assert_eq!(first.placed().unwrap(), [70_000, 1_000_650_000, 70_001]);
+    let groups: Vec<u32> = (100_000..100_000 + HIGH as u32).collect();
+    let error = first
+        .files_of(Some(&json!({ "user": { "additionalGids": groups } })))
+        .unwrap_err();
+    assert!(error.to_string().contains("at most 160"), "{error}");
 
     // The monitors end before what they had is taken back.
     drop((first, second));
@@ -98,8 +117,9 @@ fn living_pods_have_different_ids_and_leave_none_behind() {
 
 #[test]
 fn as_many_high_ids_as_are_allowed_fit_into_a_map() {
-    let high: BTreeSet<u32> = (0..HIGH as u32).map(|n| 4_000_000_000 + 2 * n).collect();
+    let high: Vec<u32> = (0..HIGH as u32).map(|n| 4_000_000_000 + 2 * n).collect();
     let lines = extents(2_147_000_000, &high);
     let text = IdExtent::text(&lines);
     assert!(text.len() < 4096, "{text}");
+    assert_eq!(lines.last().unwrap().outside, 2_147_000_000 + RANGE - 1);
 }

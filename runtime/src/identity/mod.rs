@@ -1,8 +1,9 @@
 //! The host's ids that a pod's monitor and files have: a range of its own for each living pod.
 //!
-//! A pod's ids 0 to 65535, and the higher ones that its specification names, stand for ids of the host that nobody else has. The
-//! monitor lives in a user namespace with that map and owns nothing else on the host; its files are mounted with the same map
-//! (see `rootfs`), so that their owners on the disk are what they would be without it.
+//! A pod's ids 0 to 65535, and the higher ones that its containers' specifications name, stand for ids of the host that nobody else
+//! has. The monitor lives in a user namespace of these and owns nothing else on the host; a pod's files are mounted with its map
+//! (see `rootfs`), so that their owners on the disk are what they would be without it. That namespace's map is made once, and
+//! containers come later: so the monitor has places for higher ids, and is told which id has which ([`Identity::placed`]).
 //!
 //! Where files cannot be mapped so (a root file system that is an overlay already, as Docker's; a network file system), the map is
 //! the identity: the log and the pod's record say so, and the config can forbid it.
@@ -16,9 +17,9 @@ mod subordinate;
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bulkhead_vmm_control::IdExtent;
+use bulkhead_vmm_control::{FIRST_PLACE, IdExtent, LAST_LOW_ID};
 use serde_json::Value;
 
 pub(crate) use pool::release;
@@ -29,10 +30,10 @@ use crate::pod::{ContainerSpec, PodSpec, Undo};
 use crate::{rootfs, spec, volumes};
 
 /// Ids of a pod that are always mapped, and of which a range on the host begins with as many.
-const LOW: u32 = 65_536;
+const LOW: u32 = LAST_LOW_ID + 1;
 
-/// Higher ids that a pod can have besides, each on a line of at most 24 bytes: a map must be shorter than a page
-/// (user_namespaces(7)).
+/// Higher ids that a pod can have besides, each on a line of at most 24 bytes in the map of its files: a map must be shorter than a
+/// page (user_namespaces(7)).
 const HIGH: usize = 160;
 
 /// Host ids of one pod.
@@ -51,10 +52,32 @@ pub(crate) struct Identity(Option<Own>);
 #[derive(Debug)]
 struct Own {
     base: u32,
-    extents: Vec<IdExtent>,
-    namespace: OwnedFd,
+    placed: Mutex<Placed>,
     /// Until the monitor has it.
     lock: Mutex<Option<OwnedFd>>,
+}
+
+/// The higher ids that have places, and a user namespace whose map has all ids of the pod as they are on the disk.
+#[derive(Debug, Clone)]
+struct Placed {
+    ids: Vec<u32>,
+    namespace: Arc<OwnedFd>,
+}
+
+/// How a container's files are mapped.
+#[derive(Debug)]
+pub(crate) struct FileMap {
+    namespace: Arc<OwnedFd>,
+    base: u32,
+}
+
+impl FileMap {
+    pub(crate) fn as_map(&self) -> rootfs::Map<'_> {
+        rootfs::Map {
+            namespace: self.namespace.as_fd(),
+            root: self.base,
+        }
+    }
 }
 
 impl Identity {
@@ -97,7 +120,7 @@ impl Identity {
     /// Lines of the monitor's uid_map and gid_map.
     pub(crate) fn extents(&self) -> Vec<IdExtent> {
         match &self.0 {
-            Some(own) => own.extents.clone(),
+            Some(own) => places(own.base),
             None => vec![IdExtent {
                 inside: 0,
                 outside: 0,
@@ -106,9 +129,16 @@ impl Identity {
         }
     }
 
-    /// How files are to be mapped; `None`: not at all.
-    pub(crate) fn map(&self) -> Option<rootfs::Map<'_>> {
-        self.0.as_ref().map(Own::map)
+    /// The higher ids that have places in the monitor, in the order of these; `None`: none needs one.
+    pub(crate) fn placed(&self) -> Option<Vec<u32>> {
+        Some(self.0.as_ref()?.placed().ids.clone())
+    }
+
+    /// How the files of a container with this process are to be mapped, whose ids get places; `None`: not at all. The monitor must know
+    /// the places before the container is made.
+    pub(crate) fn files_of(&self, process: Option<&Value>) -> Result<Option<FileMap>> {
+        let Some(own) = &self.0 else { return Ok(None) };
+        own.place(&ids_of(process)).map(Some)
     }
 
     /// What the monitor has to hold as long as it lives: nobody else gets the range until it has ended. Once.
@@ -117,16 +147,17 @@ impl Identity {
         own.lock.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Refuses a further process whose ids have no place in the range, which cannot grow.
+    /// Refuses a process that is added to a container and has an id without a place: the container's files cannot belong to it, because
+    /// they have been mapped already.
     pub(crate) fn check(&self, process: Option<&Value>) -> Result<()> {
         let Some(own) = &self.0 else { return Ok(()) };
-        let mapped = |id: &u32| own.extents.iter().any(|e| e.inside <= *id && id - e.inside < e.count);
-        match high(&ids_of(process)).iter().find(|id| !mapped(id)) {
+        let placed = own.placed();
+        match high(&ids_of(process)).iter().find(|id| !placed.ids.contains(id)) {
             None => Ok(()),
             Some(id) => Err(Error::invalid(format!(
-                "user or group {id} is not among the ids of the pod, which are 0 to {} and the higher ones that its first process \
-                 has: give it this id (in Kubernetes by runAsUser of the pod), or annotate the pod with {ANNOTATION}: \"never\"",
-                LOW - 1
+                "user or group {id} is not among the ids of the pod, which are 0 to {LAST_LOW_ID} and the higher ones that its \
+                 containers' own processes have: give one of them this id (additional groups count, too), or annotate the pod with \
+                 {ANNOTATION}: \"never\""
             ))),
         }
     }
@@ -145,7 +176,7 @@ impl Own {
             None => None,
         };
         let mut step = Undo::default();
-        let own = Own::take(config, &high(&pod.ids), &mut step)?;
+        let own = Own::take(config, &pod.ids, &mut step)?;
         match first.map_or(Ok(()), |(first, spec)| own.try_map(first, &spec)) {
             Ok(()) => {
                 undo.append(step);
@@ -159,40 +190,42 @@ impl Own {
         }
     }
 
-    fn take(config: &Config, high: &BTreeSet<u32>, undo: &mut Undo) -> Result<Own> {
-        if high.len() > HIGH {
-            return Err(Error::invalid(format!(
-                "the pod names {} user and group ids above {}, at most {HIGH} are possible",
-                high.len(),
-                LOW - 1
-            )));
-        }
+    fn take(config: &Config, ids: &BTreeSet<u32>, undo: &mut Undo) -> Result<Own> {
         let ranges = subordinate::ranges(Path::new("/etc"))?;
         let (base, theirs) = pool::take(&config.ids_dir, &ranges, undo)?;
-        let extents = extents(base, high);
-        let namespace = namespace::with_map(&extents).map_err(|e| {
-            Error::internal(format!("cannot make a user namespace for the ids from {base}")).caused_by(e)
-        })?;
+        let ids = with_places(&[], ids)?;
+        let namespace = namespace_for(base, &ids)?;
         Ok(Own {
             base,
-            extents,
-            namespace,
+            placed: Mutex::new(Placed { ids, namespace }),
             lock: Mutex::new(Some(theirs)),
         })
     }
 
-    fn map(&self) -> rootfs::Map<'_> {
-        rootfs::Map {
-            namespace: self.namespace.as_fd(),
-            root: self.base,
+    fn placed(&self) -> MutexGuard<'_, Placed> {
+        self.placed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives those of some ids places that need one and have none.
+    fn place(&self, ids: &BTreeSet<u32>) -> Result<FileMap> {
+        let mut placed = self.placed();
+        let ids = with_places(&placed.ids, ids)?;
+        if ids.len() > placed.ids.len() {
+            let namespace = namespace_for(self.base, &ids)?;
+            *placed = Placed { ids, namespace };
         }
+        Ok(FileMap {
+            namespace: placed.namespace.clone(),
+            base: self.base,
+        })
     }
 
     /// Fails with what of the container's files cannot be mapped. Whatever else is wrong with them is found when they are mounted.
     fn try_map(&self, container: &ContainerSpec, spec: &Value) -> Result<()> {
         let root = spec::text(spec, "/root/path");
-        rootfs::try_map(&container.rootfs, &container.bundle, root, self.map())?;
-        volumes::try_map(spec, &container.bundle, self.map())
+        let files = self.place(&BTreeSet::new())?;
+        rootfs::try_map(&container.rootfs, &container.bundle, root, files.as_map())?;
+        volumes::try_map(spec, &container.bundle, files.as_map())
     }
 }
 
@@ -217,19 +250,53 @@ fn asked_by(pod: &PodSpec, config: IdMapping) -> Result<IdMapping> {
     )))
 }
 
-/// The map of a range that begins with `base`: the low ids as they are, each of the higher ones behind them.
-fn extents(base: u32, high: &BTreeSet<u32>) -> Vec<IdExtent> {
+/// Ids that have places, and after them those of `ids` that need one.
+fn with_places(placed: &[u32], ids: &BTreeSet<u32>) -> Result<Vec<u32>> {
+    let mut all = placed.to_vec();
+    all.extend(high(ids).into_iter().filter(|id| !placed.contains(id)));
+    if all.len() > HIGH {
+        return Err(Error::invalid(format!(
+            "the pod's containers name {} user and group ids above {LAST_LOW_ID}, at most {HIGH} are possible",
+            all.len()
+        )));
+    }
+    Ok(all)
+}
+
+/// The map of the monitor's user namespace for a range that begins with `base`: the low ids as they are, then the places.
+fn places(base: u32) -> Vec<IdExtent> {
     let low = IdExtent {
         inside: 0,
         outside: base,
         count: LOW,
     };
-    let high = (base + LOW..).zip(high).map(|(outside, inside)| IdExtent {
+    let high = IdExtent {
+        inside: FIRST_PLACE,
+        outside: base + LOW,
+        count: HIGH as u32,
+    };
+    vec![low, high]
+}
+
+/// The map of the files: the low ids as they are, and each of the higher ones for its place.
+fn extents(base: u32, ids: &[u32]) -> Vec<IdExtent> {
+    let low = IdExtent {
+        inside: 0,
+        outside: base,
+        count: LOW,
+    };
+    let high = (base + LOW..).zip(ids).map(|(outside, inside)| IdExtent {
         inside: *inside,
         outside,
         count: 1,
     });
     std::iter::once(low).chain(high).collect()
+}
+
+fn namespace_for(base: u32, ids: &[u32]) -> Result<Arc<OwnedFd>> {
+    let made = namespace::with_map(&extents(base, ids));
+    made.map(Arc::new)
+        .map_err(|e| Error::internal(format!("cannot make a user namespace for the ids from {base}")).caused_by(e))
 }
 
 /// Those of some ids that are higher than the low ones.

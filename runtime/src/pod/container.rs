@@ -18,7 +18,7 @@ use super::types::{ContainerSpec, PodEvent, StdioPaths};
 use super::undo::Undo;
 use crate::agent_client::{ProcessIo, StreamIds};
 use crate::error::{Error, ErrorKind, Result, blocking};
-use crate::identity::Identity;
+use crate::identity::{FileMap, Identity};
 use crate::ids::ContainerId;
 use crate::spec::{self, CRI_CONTAINER_TYPE, PidOwner, text};
 use crate::stdio::{Endpoints, GuestEnds, Streams, assign_ids, write_header};
@@ -86,9 +86,10 @@ fn mount(
     undo: &mut Undo,
 ) -> Result<(Value, Vec<(String, String)>)> {
     let mut spec = spec::load(&container.bundle)?;
-    identity
-        .check(spec.get("process"))
+    let files = identity
+        .files_of(spec.get("process"))
         .map_err(|e| e.context(format!("container {}", container.id)))?;
+    let map = || files.as_ref().map(FileMap::as_map);
     let rootfs = if rootfs::lies_ready(&container.rootfs) {
         READY_ROOTFS
     } else {
@@ -102,7 +103,7 @@ fn mount(
         &container.bundle,
         root_path.as_deref(),
         &folders.rootfs,
-        identity.map(),
+        map(),
         undo,
     )?;
     let names = volumes::prepare(
@@ -110,7 +111,7 @@ fn mount(
         &container.id,
         &container.bundle,
         &folders.mounts,
-        identity.map(),
+        map(),
         undo,
     )?;
     Ok((spec, names))
@@ -249,6 +250,9 @@ impl Pod {
         let id = prepared.id.clone();
         let spec = std::mem::take(&mut prepared.spec);
         let hooks = Hooks::of(&spec, id.as_str(), &prepared.bundle)?;
+        if let Some(ids) = self.identity.placed().filter(|ids| !ids.is_empty()) {
+            self.vmm.place_ids(ids).await?;
+        }
         let sandbox = spec
             .get("annotations")
             .and_then(|a| a.get(CRI_CONTAINER_TYPE))

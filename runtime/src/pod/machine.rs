@@ -116,6 +116,7 @@ impl Ground {
                 uid_map: identity.extents(),
                 gid_map: identity.extents(),
             },
+            placed_ids: identity.placed(),
             fds: kinds,
             disks: Vec::new(),
         };

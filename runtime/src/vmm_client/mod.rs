@@ -47,6 +47,9 @@ struct Pending {
 /// How long a machine may take to report its end after it was hung up on.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long a request may take that waits for nobody but the monitor.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// A booted machine. Its end is seen by a task of its own; dropping this ends it.
 pub(crate) struct Vmm {
     process: Arc<PidFd>,
@@ -110,9 +113,21 @@ impl Vmm {
         }
     }
 
+    /// Tells it the guest's ids that have places among its own, so that files can belong to them.
+    pub(crate) async fn place_ids(&self, ids: Vec<u32>) -> Result<()> {
+        match self
+            .request(Request::PlaceIds { ids }, Vec::new(), ANSWER_TIMEOUT)
+            .await?
+        {
+            Reply::Done => Ok(()),
+            other => Err(unexpected("PlaceIds", &other)),
+        }
+    }
+
     async fn request(&self, request: Request, fds: Vec<OwnedFd>, timeout: Duration) -> Result<Reply> {
         let what = match &request {
             Request::Connect { port } => format!("connecting to port {port} of the guest"),
+            Request::PlaceIds { .. } => "giving ids of the guest their places in the monitor".to_owned(),
             _ => "a request to the microVM's monitor".to_owned(),
         };
         let (answer, answered) = oneshot::channel();

@@ -42,6 +42,7 @@ fn spec() -> VmSpec {
             uid_map: vec![],
             gid_map: vec![],
         },
+        placed_ids: None,
         fds: vec![],
         disks: vec![],
     }

@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::libc;
@@ -40,7 +41,7 @@ fn config_space_holds_the_tag_and_the_number_of_queues() {
 fn a_tag_must_fit() {
     for tag in ["", &"x".repeat(37)] {
         let descriptors = File::open("/proc/self/fd").unwrap().into();
-        let server = FileServer::new("/", descriptors).unwrap();
+        let server = FileServer::new("/", descriptors, Arc::default()).unwrap();
         assert_eq!(
             FsDevice::new(tag, server).err(),
             Some(FsDeviceError::Tag(tag.to_owned()))

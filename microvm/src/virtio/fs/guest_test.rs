@@ -95,7 +95,7 @@ impl Guest {
     /// A guest that has mounted `share`.
     pub fn start(share: &Path) -> Guest {
         let descriptors = File::open("/proc/self/fd").unwrap().into();
-        let server = FileServer::new(share.to_str().unwrap(), descriptors).unwrap();
+        let server = FileServer::new(share.to_str().unwrap(), descriptors, Arc::default()).unwrap();
         let memory = guest_memory(0x100_0000);
         let (hiprio, _) = FakeQueue::new(&memory, HIPRIO_RING, 64);
         let (requests, _) = FakeQueue::new(&memory, REQUEST_RING, 512);
