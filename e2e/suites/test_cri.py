@@ -111,7 +111,7 @@ CASES = (
             MORE='{"linux": {"security_context": {"run_as_user": {"value": '$user'}, "supplemental_groups": [1000660000]}},
                 "mounts": [{"container_path": "/volume", "host_path": "'$W/volume'"}]}' \\
                 container main docker.io/bulkhead/busybox:latest sh -c 'id -u; echo x >/volume/$(id -u); stat -c %u:%g /volume/*; echo y >/tmp/f; stat -c %u /tmp/f'
-            exited $main; crictl logs $main 2>&1
+            exited $main; cat $W/logs/main.log | cut -d " " -f 4-; crictl rm $main >/dev/null; rm $W/logs/main.log
         done
         stat -c %u:%g $W/volume/*
         away""",
