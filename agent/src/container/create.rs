@@ -4,13 +4,16 @@ use super::complaints::{self, Complaints};
 use super::helper::{TerminalSize, receive};
 use super::mounts;
 use super::program;
+use crate::error::chain;
 use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::container::{ContainerStatus, State};
+use libcontainer::hooks::run_hooks;
 use libcontainer::syscall::syscall::SyscallType;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{Pid, Uid};
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Hook, Process, Spec};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs::File;
@@ -70,7 +73,7 @@ pub fn run(mut request: Request) -> Outcome {
             rootfs.display()
         ));
     }
-    mounts::prepare(&mut request.spec, &rootfs)?;
+    let unfinished = mounts::prepare(&mut request.spec, &rootfs)?;
     apply_network_sysctls(&request.network_sysctls)?;
     prepare_cwd(&request.spec, &rootfs)?;
     give_stdio_to_user(
@@ -82,6 +85,7 @@ pub fn run(mut request: Request) -> Outcome {
     )?;
     let text = |error: std::io::Error| format!("cannot prepare {}: {error}", request.directory.display());
     let bundle = request.directory.join("bundle");
+    let hooks = StartHooks::take(&mut request.spec, &request.id, &bundle);
     std::fs::create_dir_all(&bundle).map_err(text)?;
     let file = File::create(bundle.join("config.json")).map_err(text)?;
     serde_json::to_writer(file, &request.spec).map_err(|error| text(error.into()))?;
@@ -92,7 +96,7 @@ pub fn run(mut request: Request) -> Outcome {
     };
     let (heard, complaints) = complaints::listen().map_err(text)?;
     let built = ContainerBuilder::new(request.id.clone(), SyscallType::default())
-        .with_executor(ContainerProgram { complaints })
+        .with_executor(ContainerProgram { complaints, hooks })
         .with_console_socket(console.as_ref().map(|_| &console_path))
         .with_root_path(&request.directory)
         .and_then(|builder| builder.as_init(&bundle).with_systemd(false).with_detach(true).build());
@@ -103,9 +107,12 @@ pub fn run(mut request: Request) -> Outcome {
                 .ok_or("libcontainer made a container without a process")?;
             let pid = Pid::from_raw(pid.as_raw());
             let terminal = console.map(|(listener, size)| take_terminal(&listener, size, &request.spec, pid));
+            let terminal = terminal.transpose()?;
+            // Last: it leads out of the guest's own mounts.
+            unfinished.finish(pid)?;
             Ok(Made {
                 pid,
-                terminal: terminal.transpose()?,
+                terminal,
                 waiting: Some(heard.into_end().into()),
             })
         }
@@ -256,6 +263,42 @@ fn writable_null() -> Result<(), String> {
 struct ContainerProgram {
     /// Takes the exact message, which libcontainer's own errors would bury.
     complaints: Complaints,
+    hooks: StartHooks,
+}
+
+/// The startContainer hooks. libcontainer would tell them neither pid nor the right status, and users not which of them failed.
+#[derive(Clone)]
+struct StartHooks {
+    hooks: Vec<Hook>,
+    state: State,
+}
+
+impl StartHooks {
+    fn take(spec: &mut Spec, id: &str, bundle: &Path) -> StartHooks {
+        let hooks = spec.hooks().as_ref().and_then(|hooks| hooks.start_container().clone());
+        spec.set_hooks(None);
+        let mut state = State::new(id, ContainerStatus::Created, None, bundle.to_owned());
+        state.annotations = spec.annotations().clone();
+        StartHooks {
+            hooks: hooks.unwrap_or_default(),
+            state,
+        }
+    }
+
+    /// Runs them, in the container. Those without an environment have that of `process`.
+    fn run(&self, process: &Process) -> Result<(), String> {
+        let entries = process.env().iter().flatten().filter_map(|entry| entry.split_once('='));
+        let environment = entries
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        let mut state = self.state.clone();
+        state.pid = Some(Pid::this().as_raw());
+        for hook in &self.hooks {
+            run_hooks(Some(&vec![hook.clone()]), Some(&state), None, None, Some(&environment))
+                .map_err(|error| format!("startContainer hook {}: {}", hook.path().display(), chain(&error)))?;
+        }
+        Ok(())
+    }
 }
 
 impl Executor for ContainerProgram {
@@ -280,7 +323,7 @@ impl Executor for ContainerProgram {
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
         let message = match spec.process() {
             None => "no process".to_string(),
-            Some(process) => match program::find(process) {
+            Some(process) => match self.hooks.run(process).and_then(|()| program::find(process)) {
                 Ok(path) => program::become_program(&path, process),
                 Err(message) => message,
             },

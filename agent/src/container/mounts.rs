@@ -1,12 +1,20 @@
 //! Mounts of a spec as runc would make them, where libcontainer would not: its own look at a place follows no link to what is not there
-//! yet, and it ignores options of a bind mount that it does not know.
+//! yet, it ignores options of a bind mount that it does not know, and it drops some of the others.
 //!
-//! Called in the helper, before the container is made: nobody changes its root file system yet.
+//! [`prepare`] is called in the helper before the container is made, so that nobody changes its root file system yet, and
+//! [`Unfinished::finish`] before its program runs.
 
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::statvfs::{FsFlags, statvfs};
+use nix::unistd::Pid;
 use oci_spec::runtime::{Mount, Spec};
 use safe_path::scoped_resolve;
+use std::fs::File;
 use std::io;
 use std::path::{Component, Path, PathBuf};
+
+use super::program;
 
 /// The only files below /proc that may be replaced: those by which lxcfs and its like show a container its limits.
 const OVER_PROC: [&str; 10] = [
@@ -88,9 +96,22 @@ const BIND_OPTIONS: &[&str] = &[
     "unbindable",
 ];
 
+/// What is left to do when libcontainer has made the mounts, in this order.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Unfinished(Vec<(PathBuf, Change)>);
+
+/// What is left to do for one mount.
+#[derive(Debug, PartialEq, Eq)]
+enum Change {
+    /// No symbolic links are followed on it.
+    NoLinks,
+    Propagation(MsFlags),
+}
+
 /// Puts each mount's place into the spec as what it is in the root file system, and refuses what runc refuses.
-pub fn prepare(spec: &mut Spec, rootfs: &Path) -> Result<(), String> {
+pub fn prepare(spec: &mut Spec, rootfs: &Path) -> Result<Unfinished, String> {
     let mut places: Vec<PathBuf> = Vec::new();
+    let mut unfinished = Vec::new();
     for mount in spec.mounts_mut().iter_mut().flatten() {
         check_options(mount)?;
         let destination = mount.destination().clone();
@@ -101,12 +122,95 @@ pub fn prepare(spec: &mut Spec, rootfs: &Path) -> Result<(), String> {
             )
         })?;
         check_proc(mount, &place)?;
+        unfinished.extend(changes(mount).into_iter().map(|change| (place.clone(), change)));
+        if let Some(options) = mount.options_mut() {
+            // libcontainer takes this one for the file system's.
+            options.retain(|option| option != NO_LINKS);
+        }
         if place != destination {
             mount.set_destination(place.clone());
         }
         places.push(place);
     }
-    Ok(())
+    Ok(Unfinished(unfinished))
+}
+
+/// The option of a mount that no symbolic links are followed on.
+const NO_LINKS: &str = "nosymfollow";
+
+/// What libcontainer drops of a mount's options.
+fn changes(mount: &Mount) -> Vec<Change> {
+    let options = mount.options().iter().flatten();
+    let change = |option: &String| match option.as_str() {
+        NO_LINKS => Some(Change::NoLinks),
+        other => propagation(other).map(Change::Propagation),
+    };
+    options.filter_map(change).collect()
+}
+
+fn propagation(option: &str) -> Option<MsFlags> {
+    let (option, below) = match option.strip_prefix('r') {
+        Some(option) => (option, MsFlags::MS_REC),
+        None => (option, MsFlags::empty()),
+    };
+    let kind = match option {
+        "private" => MsFlags::MS_PRIVATE,
+        "shared" => MsFlags::MS_SHARED,
+        "slave" => MsFlags::MS_SLAVE,
+        "unbindable" => MsFlags::MS_UNBINDABLE,
+        _ => return None,
+    };
+    Some(kind | below)
+}
+
+impl Unfinished {
+    /// Does it, in the mount namespace of the container's init, which the calling process does not leave again.
+    pub fn finish(&self, init: Pid) -> Result<(), String> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let enter = || -> io::Result<()> {
+            let namespace = File::open(format!("/proc/{init}/ns/mnt"))?;
+            Ok(setns(namespace, CloneFlags::CLONE_NEWNS)?)
+        };
+        enter().map_err(|error| format!("cannot enter the container's mount namespace: {error}"))?;
+        for (place, change) in &self.0 {
+            change.apply(place).map_err(|errno| {
+                format!(
+                    "cannot change the mount at {:?}: {}",
+                    place.display().to_string(),
+                    program::text(errno)
+                )
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl Change {
+    fn apply(&self, place: &Path) -> nix::Result<()> {
+        let flags = match self {
+            Change::Propagation(kind) => *kind,
+            Change::NoLinks => MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags_at(place)? | NO_SYMLINKS,
+        };
+        mount(None::<&str>, place, None::<&str>, flags, None::<&str>)
+    }
+}
+
+/// MS_NOSYMFOLLOW (mount(2)).
+const NO_SYMLINKS: MsFlags = MsFlags::from_bits_retain(256);
+
+/// The flags of the mount that a path lies in. How it keeps access times is left out: a remount that does not name them leaves them.
+fn flags_at(path: &Path) -> nix::Result<MsFlags> {
+    let has = statvfs(path)?.flags();
+    let known = [
+        (FsFlags::ST_RDONLY, MsFlags::MS_RDONLY),
+        (FsFlags::ST_NOSUID, MsFlags::MS_NOSUID),
+        (FsFlags::ST_NODEV, MsFlags::MS_NODEV),
+        (FsFlags::ST_NOEXEC, MsFlags::MS_NOEXEC),
+    ];
+    let flags = known.into_iter().filter(|(flag, _)| has.contains(*flag));
+    Ok(flags.map(|(_, flag)| flag).collect())
 }
 
 /// Where a mount comes to lie. What is below an earlier mount is for libcontainer to find in that.

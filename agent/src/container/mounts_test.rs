@@ -19,7 +19,7 @@ fn prepared(mounts: Value) -> Result<Vec<String>, String> {
     let result = prepare(&mut spec, &rootfs);
     std::fs::remove_dir_all(rootfs).unwrap();
     let place = |mount: &Mount| mount.destination().display().to_string();
-    result.map(|()| spec.mounts().iter().flatten().map(place).collect())
+    result.map(|_| spec.mounts().iter().flatten().map(place).collect())
 }
 
 fn tmpfs(destination: &str) -> Value {
@@ -92,4 +92,29 @@ fn a_bind_mount_has_only_options_that_are_known() {
     assert!(error.contains("\"/m\"") && error.contains("no-such-option"), "{error}");
     // Others are the kernel's to judge.
     prepared(json!([{ "destination": "/m", "type": "tmpfs", "source": "x", "options": ["size=1m"] }])).unwrap();
+}
+
+#[test]
+fn what_libcontainer_drops_is_left_to_do() {
+    let mut spec: Spec = serde_json::from_value(json!({
+        "ociVersion": "1.2.0",
+        "mounts": [
+            { "destination": "/plain", "type": "tmpfs", "source": "x", "options": ["nosuid"] },
+            { "destination": "/s", "type": "tmpfs", "source": "x", "options": ["nosymfollow", "unbindable", "size=1m"] },
+            { "destination": "/b", "type": "bind", "source": "/x", "options": ["rbind", "rslave"] },
+        ],
+    }))
+    .unwrap();
+    let unfinished = prepare(&mut spec, Path::new("/")).unwrap();
+    let expected = [
+        ("/s", Change::NoLinks),
+        ("/s", Change::Propagation(MsFlags::MS_UNBINDABLE)),
+        ("/b", Change::Propagation(MsFlags::MS_SLAVE | MsFlags::MS_REC)),
+    ];
+    assert_eq!(
+        unfinished.0,
+        expected.map(|(place, change)| (PathBuf::from(place), change))
+    );
+    let options = spec.mounts().as_ref().unwrap()[1].options().clone().unwrap();
+    assert_eq!(options, ["unbindable", "size=1m"]);
 }
