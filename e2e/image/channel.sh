@@ -17,10 +17,10 @@ ssh_options() {
 
 channel_open() { "${SSH[@]}" -O check >/dev/null 2>&1; }
 
-# The lock that `up` holds must not stay with the connection that outlives it.
-# shellcheck disable=SC2153
+# The lock that `up` holds must not stay with the connection that outlives it. Other commands hold none.
 channel_try() {
     machine_alive || return 0
+    [[ -n ${LOCK:-} ]] || exec {LOCK}</dev/null
     channel_open || "${SSH[@]}" -o ControlMaster=yes -o ControlPersist=yes -fN </dev/null >"$RUN/ssh.log" 2>&1 {LOCK}>&-
 }
 

@@ -11,6 +11,8 @@ use libcontainer::hooks::run_hooks;
 use libcontainer::syscall::syscall::SyscallType;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{Pid, Uid};
 use oci_spec::runtime::{Hook, Process, Spec};
@@ -73,6 +75,7 @@ pub fn run(mut request: Request) -> Outcome {
             rootfs.display()
         ));
     }
+    let rootfs = at_hand(&mut request.spec, &rootfs, &request.directory)?;
     let unfinished = mounts::prepare(&mut request.spec, &rootfs)?;
     apply_network_sysctls(&request.network_sysctls)?;
     prepare_cwd(&request.spec, &rootfs)?;
@@ -121,6 +124,25 @@ pub fn run(mut request: Request) -> Outcome {
             heard.explain(&error, &request.spec)
         )),
     }
+}
+
+/// Binds the root file system below the container's own directory, in a mount namespace of this process: on the way to where it lies
+/// every name is asked of the host each time that it is used. Gives its path there, which the spec then has, too.
+fn at_hand(spec: &mut Spec, rootfs: &Path, directory: &Path) -> Result<PathBuf, String> {
+    let near = directory.join("rootfs");
+    let bind = || -> std::io::Result<()> {
+        std::fs::create_dir_all(&near)?;
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+        mount(Some(rootfs), &near, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)?;
+        Ok(())
+    };
+    bind().map_err(|error| format!("cannot bind the root file system {}: {error}", rootfs.display()))?;
+    if let Some(root) = spec.root_mut() {
+        root.set_path(near.clone());
+    }
+    Ok(near)
 }
 
 /// Writes the pod-wide kernel parameters below /proc/sys/net.
