@@ -42,11 +42,11 @@ emulator_make() {
     emulator_mend "$source/target/i386/tcg/system/svm_helper.c" || return
     python3 -m venv "$out/venv" || return
     "$out/venv/bin/pip" install -q --require-hashes -r /dev/stdin <<<"$EMULATOR_REQUIREMENTS" || return
-    printf 'CONFIG_%s=y\n' "${EMULATOR_DEVICES[@]}" >"$source/configs/devices/x86_64-softmmu/testhost.mak"
+    printf 'CONFIG_%s=y\n' "${EMULATOR_DEVICES[@]}" >"$source/configs/devices/x86_64-softmmu/testhost.mak" || return
     # The distribution leaves out what is not free: the build only wants to see the names.
     for device in aarch64-code arm-code arm-vars riscv-code riscv-vars loongarch64-code loongarch64-vars \
         {i386,x86_64}-{code,secure-code} i386-vars; do
-        : >"$source/pc-bios/edk2-$device.fd.bz2"
+        : >"$source/pc-bios/edk2-$device.fd.bz2" || return
     done
     mkdir "$source/build" && cd "$source/build" || return
     ../configure --python="$out/venv/bin/python3" --target-list=x86_64-softmmu --without-default-features \

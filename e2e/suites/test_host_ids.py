@@ -112,7 +112,7 @@ def test_an_exec_with_an_id_that_no_container_has_is_refused(nothing_left):
         execute --user 70001 $ID true && echo ran
         ended $ID""",
         "70000:70000\n70000\nInvalid argument\n70000\nInvalid argument\n70000\n",
-        "user or group 70001 is not among the ids of the pod",
+        "user or group 70001 is not among the ids that the container's files can belong to",
     )
 
 

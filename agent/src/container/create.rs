@@ -76,9 +76,9 @@ pub fn run(mut request: Request) -> Outcome {
         ));
     }
     let rootfs = at_hand(&mut request.spec, &rootfs, &request.directory)?;
+    prepare_cwd(&request.spec, &rootfs)?;
     let unfinished = mounts::prepare(&mut request.spec, &rootfs)?;
     apply_network_sysctls(&request.network_sysctls)?;
-    prepare_cwd(&request.spec, &rootfs)?;
     give_stdio_to_user(
         request
             .spec

@@ -111,48 +111,66 @@ enum Change {
 
 /// Puts each mount's place into the spec as what it is in the root file system, and refuses what runc refuses.
 pub fn prepare(spec: &mut Spec, rootfs: &Path) -> Result<Unfinished, String> {
-    let root = File::open(rootfs).map_err(|error| format!("cannot open the container's root file system: {error}"))?;
-    let mut places: Vec<PathBuf> = Vec::new();
+    let mut earlier: Vec<Earlier> = Vec::new();
     let mut unfinished = Vec::new();
     for mount in spec.mounts_mut().iter_mut().flatten() {
         check_options(mount)?;
         let destination = mount.destination().clone();
-        let place = place_of(&destination, rootfs, &places).map_err(|error| {
+        let place = place_of(&destination, rootfs, &earlier).map_err(|error| {
             format!(
                 "error mounting to rootfs at {:?}: {error}",
                 destination.display().to_string()
             )
         })?;
         check_proc(mount, &place)?;
+        // What comes to lie under this mount cannot be reached any more.
+        unfinished.retain(|(below, _): &(PathBuf, Change)| !below.starts_with(&place));
         unfinished.extend(changes(mount).into_iter().map(|change| (place.clone(), change)));
         if let Some(options) = mount.options_mut() {
-            // libcontainer takes this one for the file system's.
-            options.retain(|option| option != NO_LINKS);
+            // libcontainer takes these for the file system's.
+            options.retain(|option| option != NO_LINKS && option != LINKS);
         }
         if place != destination {
             mount.set_destination(place.clone());
         }
-        places.push(place);
+        earlier.push(Earlier {
+            place,
+            source: mount.source().clone().filter(|_| is_bind(mount)),
+        });
     }
+    // Last: no further place is found through such a mount.
+    unfinished.sort_by_key(|(_, change)| *change == Change::NoLinks);
     Ok(Unfinished(unfinished))
+}
+
+/// A mount of the spec that others may lie in.
+struct Earlier {
+    place: PathBuf,
+    /// What is bound there.
+    source: Option<PathBuf>,
 }
 
 /// The option of a mount that no symbolic links are followed on.
 const NO_LINKS: &str = "nosymfollow";
 
+/// The opposite.
+const LINKS: &str = "symfollow";
+
 /// What libcontainer drops of a mount's options.
 fn changes(mount: &Mount) -> Vec<Change> {
-    let options = mount.options().iter().flatten();
-    let change = |option: &String| match option.as_str() {
-        NO_LINKS => Some(Change::NoLinks),
-        other => propagation(other).map(Change::Propagation),
-    };
-    options.filter_map(change).collect()
+    let options = || mount.options().iter().flatten().map(String::as_str);
+    let below = is_bind(mount);
+    let propagation = options().filter_map(|option| propagation(option, below).map(Change::Propagation));
+    let links = options().rfind(|option| [NO_LINKS, LINKS].contains(option));
+    let links = (links == Some(NO_LINKS)).then_some(Change::NoLinks);
+    propagation.chain(links).collect()
 }
 
-fn propagation(option: &str) -> Option<MsFlags> {
+/// `below`: whether a mount brings others along, which the recursive options are for.
+fn propagation(option: &str, below: bool) -> Option<MsFlags> {
     let (option, below) = match option.strip_prefix('r') {
-        Some(option) => (option, MsFlags::MS_REC),
+        Some(option) if below => (option, MsFlags::MS_REC),
+        Some(option) => (option, MsFlags::empty()),
         None => (option, MsFlags::empty()),
     };
     let kind = match option {
@@ -215,35 +233,19 @@ fn flags_at(path: &Path) -> nix::Result<MsFlags> {
     Ok(flags.map(|(_, flag)| flag).collect())
 }
 
-/// Where a mount comes to lie, found with one call, when there is no link on the way.
-fn plain_place(destination: &Path, root: &File) -> Option<PathBuf> {
-    let mut place = PathBuf::from("/");
-    for part in destination.components() {
-        match part {
-            Component::Normal(name) => place.push(name),
-            Component::RootDir | Component::CurDir => {}
-            Component::ParentDir | Component::Prefix(_) => return None,
-        }
-    }
-    let how = OpenHow::new()
-        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
-        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_SYMLINKS);
-    match openat2(root, &place, how) {
-        Ok(_) | Err(nix::Error::ENOENT) => Some(place),
-        Err(_) => None,
-    }
-}
-
-/// Where a mount comes to lie. What is below an earlier mount is for libcontainer to find in that.
-fn place_of(destination: &Path, rootfs: &Path, earlier: &[PathBuf]) -> io::Result<PathBuf> {
+/// Where a mount comes to lie. What is below an earlier mount is not looked up: libcontainer finds it there.
+fn place_of(destination: &Path, rootfs: &Path, earlier: &[Earlier]) -> io::Result<PathBuf> {
     let root = Path::new("/");
+    let lies_in = |place: &Path| {
+        let mut mounts = earlier.iter().rev().filter(|mount| mount.place != root);
+        mounts.find_map(|mount| Some((mount, place.strip_prefix(&mount.place).ok()?.to_owned())))
+    };
     let mut place = root.to_owned();
     for part in destination.components() {
         match part {
             Component::Normal(name) => {
                 place.push(name);
-                let mut mounts = earlier.iter().filter(|mount| *mount != root);
-                if !mounts.any(|mount| place.starts_with(mount)) {
+                if lies_in(&place).is_none() {
                     place = root.join(scoped_resolve(rootfs, &place)?);
                 }
             }
@@ -253,7 +255,27 @@ fn place_of(destination: &Path, rootfs: &Path, earlier: &[PathBuf]) -> io::Resul
             Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
         }
     }
+    if let Some((mount, rest)) = lies_in(&place)
+        && let Some(source) = &mount.source
+        && leads_through_links(source, &rest)?
+    {
+        return Err(io::Error::other(format!(
+            "the way leads through a symbolic link in the volume at {:?}",
+            mount.place.display().to_string()
+        )));
+    }
     Ok(place)
+}
+
+/// Whoever wrote a volume could lead a mount to where none may lie.
+fn leads_through_links(source: &Path, rest: &Path) -> io::Result<bool> {
+    if rest.as_os_str().is_empty() {
+        return Ok(false);
+    }
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_SYMLINKS);
+    Ok(openat2(File::open(source)?, rest, how).is_err_and(|errno| errno == nix::Error::ELOOP))
 }
 
 /// Nothing may hide what a container learns from its /proc.
@@ -272,8 +294,6 @@ fn check_proc(mount: &Mount, place: &Path) -> Result<(), String> {
         ))
     };
     match below.as_os_str().is_empty() {
-        // The host's, whole, is as good as one of its own.
-        true if is_bind(mount) => Ok(()),
         true => refused("not of type proc"),
         false => refused("inside /proc"),
     }

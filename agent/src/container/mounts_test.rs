@@ -62,7 +62,6 @@ fn proc_keeps_its_contents() {
     let sysfs = json!({ "destination": "/proc/x", "type": "sysfs", "source": "sysfs" });
     for fine in [
         proc("/proc"),
-        bind("/proc"),
         bind("/proc/meminfo"),
         bind("/proc/sys/kernel/ns_last_pid"),
         tmpfs("/processes"),
@@ -72,6 +71,7 @@ fn proc_keeps_its_contents() {
     }
     for (refused, says) in [
         (tmpfs("/proc"), "not of type proc"),
+        (bind("/proc"), "not of type proc"),
         (tmpfs("/proc/self"), "inside /proc"),
         (bind("/proc/sys"), "inside /proc"),
         (tmpfs("/p/sys"), "\"/proc/sys\" cannot be mounted"),
@@ -100,21 +100,36 @@ fn what_libcontainer_drops_is_left_to_do() {
         "ociVersion": "1.2.0",
         "mounts": [
             { "destination": "/plain", "type": "tmpfs", "source": "x", "options": ["nosuid"] },
-            { "destination": "/s", "type": "tmpfs", "source": "x", "options": ["nosymfollow", "unbindable", "size=1m"] },
+            { "destination": "/a/hidden", "type": "tmpfs", "source": "x", "options": ["nosymfollow", "shared"] },
+            { "destination": "/a", "type": "tmpfs", "source": "x", "options": ["nosymfollow", "symfollow"] },
+            { "destination": "/s", "type": "tmpfs", "source": "x", "options": ["nosymfollow", "runbindable", "size=1m"] },
             { "destination": "/b", "type": "bind", "source": "/x", "options": ["rbind", "rslave"] },
         ],
     }))
     .unwrap();
     let unfinished = prepare(&mut spec, Path::new("/")).unwrap();
     let expected = [
-        ("/s", Change::NoLinks),
         ("/s", Change::Propagation(MsFlags::MS_UNBINDABLE)),
         ("/b", Change::Propagation(MsFlags::MS_SLAVE | MsFlags::MS_REC)),
+        ("/s", Change::NoLinks),
     ];
     assert_eq!(
         unfinished.0,
         expected.map(|(place, change)| (PathBuf::from(place), change))
     );
-    let options = spec.mounts().as_ref().unwrap()[1].options().clone().unwrap();
-    assert_eq!(options, ["unbindable", "size=1m"]);
+    let options = spec.mounts().as_ref().unwrap()[3].options().clone().unwrap();
+    assert_eq!(options, ["runbindable", "size=1m"]);
+}
+
+#[test]
+fn a_place_is_not_found_through_links_in_a_volume() {
+    let volume = std::env::temp_dir().join(format!("mounts-test-volume-{}", std::process::id()));
+    std::fs::create_dir_all(volume.join("plain")).unwrap();
+    symlink("/proc", volume.join("l")).unwrap();
+    let bind = json!({ "destination": "/m", "type": "bind", "source": volume, "options": ["rbind"] });
+    let places = prepared(json!([bind, tmpfs("/m/plain/new"), tmpfs("/m/new/x")]));
+    let error = prepared(json!([bind, tmpfs("/m/l/sys")])).unwrap_err();
+    std::fs::remove_dir_all(volume).unwrap();
+    assert_eq!(places.unwrap(), ["/m", "/m/plain/new", "/m/new/x"]);
+    assert!(error.contains("symbolic link in the volume at \"/m\""), "{error}");
 }

@@ -48,7 +48,7 @@ pub fn serve(share: &Share, mut reader: Reader<'_>, mut writer: Writer<'_>) -> i
 }
 
 fn create_unnamed(share: &Share, header: &InHeader, request: &CreateIn) -> io::Result<Vec<u8>> {
-    let caller = share.owners.caller(Context::from(*header));
+    let caller = share.owners.caller(Context::from(*header))?;
     let files = &share.files;
     let made = files.with_folder(header.nodeid, |folder| {
         files.unnamed.create(folder, header.nodeid, &caller, request)

@@ -4,9 +4,11 @@
 //! ([`FIRST_PLACE`] and those after it), for which the files of the host are mapped, too.
 
 use std::ffi::CStr;
+use std::io;
 use std::sync::{PoisonError, RwLock};
 
 use bulkhead_vmm_control::{FIRST_PLACE, LAST_LOW_ID};
+use nix::libc;
 use thiserror::Error;
 use virtiofsd::filesystem::{Context, Entry, Extensions, GetxattrReply};
 use virtiofsd::fuse::{Attr, SetattrIn};
@@ -15,10 +17,7 @@ use virtiofsd::soft_idmap::Id;
 /// What the kernel shows for an owner that a namespace has no number for (/proc/sys/kernel/overflowuid).
 const NOBODY: u32 = 65_534;
 
-/// An id of this process's user namespace that is not mapped: whatever is to belong to it is refused with EINVAL.
-const NOWHERE: u32 = u32::MAX - 1;
-
-/// No id: what is not to be changed (chown(2)), the owner of a list entry that has none (acl(5)).
+/// No id: what is not to be changed (chown(2)), the owner of an entry of a list that has none here (acl(5)).
 const NONE: u32 = u32::MAX;
 
 /// Extended attributes that are access control lists.
@@ -28,7 +27,9 @@ const LISTS: [&CStr; 2] = [c"system.posix_acl_access", c"system.posix_acl_defaul
 /// permissions of 16 bits and an id in each.
 const LIST_HEADER: usize = 4;
 const LIST_ENTRY: usize = 8;
-const LIST_ENTRY_ID: usize = 4;
+/// Tags of the entries that have an id: ACL_USER and ACL_GROUP.
+const LIST_USER: u16 = 2;
+const LIST_GROUP: u16 = 8;
 
 /// Why ids cannot be placed.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -80,31 +81,32 @@ impl Owners {
         Ok(())
     }
 
-    /// The process that asks.
-    pub fn caller(&self, caller: Context) -> Context {
-        Context {
-            uid: self.inward(caller.uid.into_inner()).into(),
-            gid: self.inward(caller.gid.into_inner()).into(),
+    /// The process that asks. Without a place it is refused here: the pass-through file system would fail with half of the ids taken.
+    pub fn caller(&self, caller: Context) -> io::Result<Context> {
+        Ok(Context {
+            uid: self.somebody(caller.uid.into_inner())?.into(),
+            gid: self.somebody(caller.gid.into_inner())?.into(),
             ..caller
-        }
+        })
     }
 
     /// What comes with a request that makes a file.
-    pub fn extensions(&self, extensions: Extensions) -> Extensions {
+    pub fn extensions(&self, extensions: Extensions) -> io::Result<Extensions> {
         let groups = extensions.sup_gids.iter();
-        Extensions {
-            sup_gids: groups.map(|id| self.inward(id.into_inner()).into()).collect(),
+        let groups: io::Result<Vec<_>> = groups.map(|id| Ok(self.somebody(id.into_inner())?.into())).collect();
+        Ok(Extensions {
+            sup_gids: groups?,
             secctx: extensions.secctx,
-        }
+        })
     }
 
     /// Attributes that the guest sets.
-    pub fn to_set(&self, attributes: SetattrIn) -> SetattrIn {
-        SetattrIn {
-            uid: self.inward(attributes.uid.into_inner()).into(),
-            gid: self.inward(attributes.gid.into_inner()).into(),
+    pub fn to_set(&self, attributes: SetattrIn) -> io::Result<SetattrIn> {
+        Ok(SetattrIn {
+            uid: self.inward(attributes.uid.into_inner())?.into(),
+            gid: self.inward(attributes.gid.into_inner())?.into(),
             ..attributes
-        }
+        })
     }
 
     /// Attributes that the guest is told.
@@ -125,36 +127,42 @@ impl Owners {
     }
 
     /// The value of an extended attribute that the guest sets.
-    pub fn value_to_set(&self, name: &CStr, value: &[u8]) -> Vec<u8> {
+    pub fn value_to_set(&self, name: &CStr, value: &[u8]) -> io::Result<Vec<u8>> {
         let mut value = value.to_vec();
         if LISTS.contains(&name) {
-            each_id(&mut value, |id| self.inward(id));
+            each_id(&mut value, |id| self.inward(id))?;
         }
-        value
+        Ok(value)
     }
 
     /// The value of an extended attribute that the guest is told.
-    pub fn value_told(&self, name: &CStr, reply: GetxattrReply) -> GetxattrReply {
+    pub fn value_told(&self, name: &CStr, reply: GetxattrReply) -> io::Result<GetxattrReply> {
         match reply {
             GetxattrReply::Value(mut value) if LISTS.contains(&name) => {
-                each_id(&mut value, |id| self.outward(id));
-                GetxattrReply::Value(value)
+                // The kernel has no number for such an owner, and the guest's would not take the list.
+                each_id(&mut value, |id| Ok(if id == NONE { NOBODY } else { self.outward(id) }))?;
+                Ok(GetxattrReply::Value(value))
             }
-            other => other,
+            other => Ok(other),
         }
     }
 
-    fn inward(&self, guest: u32) -> u32 {
-        let Some(placed) = &self.placed else { return guest };
+    /// An id that something can belong to.
+    fn somebody(&self, guest: u32) -> io::Result<u32> {
+        match guest {
+            NONE => Err(invalid()),
+            guest => self.inward(guest),
+        }
+    }
+
+    fn inward(&self, guest: u32) -> io::Result<u32> {
+        let Some(placed) = &self.placed else { return Ok(guest) };
         if guest <= LAST_LOW_ID || guest == NONE {
-            return guest;
+            return Ok(guest);
         }
         let placed = placed.read().unwrap_or_else(PoisonError::into_inner);
-        match placed.iter().position(|id| *id == guest) {
-            Some(place) => FIRST_PLACE + place as u32,
-            None if guest >= FIRST_PLACE => NOWHERE,
-            None => guest,
-        }
+        let place = placed.iter().position(|id| *id == guest).ok_or_else(invalid)?;
+        Ok(FIRST_PLACE + place as u32)
     }
 
     fn outward(&self, here: u32) -> u32 {
@@ -167,20 +175,23 @@ impl Owners {
     }
 }
 
-/// Replaces the ids of an access control list. What is none is the kernel's to refuse.
-fn each_id(list: &mut [u8], replacement: impl Fn(u32) -> u32) {
-    for entry in list
-        .get_mut(LIST_HEADER..)
-        .into_iter()
-        .flat_map(|entries| entries.chunks_exact_mut(LIST_ENTRY))
-    {
-        if let Some(id) = entry
-            .get_mut(LIST_ENTRY_ID..)
-            .and_then(|bytes| <&mut [u8; 4]>::try_from(bytes).ok())
+/// What the kernel says to an id that a user namespace does not map.
+fn invalid() -> io::Error {
+    io::Error::from_raw_os_error(libc::EINVAL)
+}
+
+/// Replaces the ids of an access control list's users and groups. What is no list is the kernel's to refuse.
+fn each_id(list: &mut [u8], replacement: impl Fn(u32) -> io::Result<u32>) -> io::Result<()> {
+    let entries = list.get_mut(LIST_HEADER..).unwrap_or_default();
+    for entry in entries.chunks_exact_mut(LIST_ENTRY) {
+        if let [tag_low, tag_high, _, _, id @ ..] = entry
+            && [LIST_USER, LIST_GROUP].contains(&u16::from_le_bytes([*tag_low, *tag_high]))
+            && let Ok(id) = <&mut [u8; 4]>::try_from(id)
         {
-            *id = replacement(u32::from_le_bytes(*id)).to_le_bytes();
+            *id = replacement(u32::from_le_bytes(*id))?.to_le_bytes();
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -16,19 +16,19 @@ fn placed_ids_are_themselves_in_the_guest_and_places_here() {
         (1_000_650_000, FIRST_PLACE + 1),
         (NONE, NONE),
     ] {
-        assert_eq!((owners.inward(guest), owners.outward(here)), (here, guest));
+        assert_eq!((owners.inward(guest).unwrap(), owners.outward(here)), (here, guest));
     }
-    // Not placed: left to the kernel to refuse, and never another's place.
-    assert_eq!(owners.inward(70_001), 70_001);
-    assert_eq!(owners.inward(FIRST_PLACE + 1), NOWHERE);
+    for nobody in [70_001, FIRST_PLACE, FIRST_PLACE + 1] {
+        assert_eq!(owners.inward(nobody).unwrap_err().raw_os_error(), Some(libc::EINVAL));
+    }
     assert_eq!(owners.outward(FIRST_PLACE + 2), NOBODY);
 }
 
 #[test]
 fn without_places_every_id_is_itself() {
     let owners = Owners::default();
-    for id in [0, 70_000, FIRST_PLACE, NOWHERE, NONE] {
-        assert_eq!((owners.inward(id), owners.outward(id)), (id, id));
+    for id in [0, 70_000, FIRST_PLACE, NONE] {
+        assert_eq!((owners.inward(id).unwrap(), owners.outward(id)), (id, id));
     }
     assert_eq!(owners.place(vec![70_000]), Err(PlaceError::HostIds));
 }
@@ -39,10 +39,10 @@ fn places_are_added_and_never_change() {
     owners.place(vec![70_000, 80_000]).unwrap();
     // Came later, was made before.
     owners.place(vec![70_000]).unwrap();
-    assert_eq!(owners.inward(80_000), FIRST_PLACE + 1);
+    assert_eq!(owners.inward(80_000).unwrap(), FIRST_PLACE + 1);
     assert_eq!(owners.place(vec![80_000]), Err(PlaceError::Moved(0)));
     assert_eq!(owners.place(vec![70_000, 80_000, 5]), Err(PlaceError::Low(5)));
-    assert_eq!(owners.inward(80_000), FIRST_PLACE + 1);
+    assert_eq!(owners.inward(80_000).unwrap(), FIRST_PLACE + 1);
 }
 
 #[test]
@@ -58,16 +58,21 @@ fn access_control_lists_name_the_same_owners() {
     };
     let (guest, here) = (list([NONE, 70_000, 7]), list([NONE, FIRST_PLACE, 7]));
     for name in LISTS {
-        assert_eq!(owners.value_to_set(name, &guest), here);
-        match owners.value_told(name, GetxattrReply::Value(here.clone())) {
+        assert_eq!(owners.value_to_set(name, &guest).unwrap(), here);
+        match owners.value_told(name, GetxattrReply::Value(here.clone())).unwrap() {
             GetxattrReply::Value(told) => assert_eq!(told, guest),
             GetxattrReply::Count(_) => panic!("a length"),
         }
     }
-    assert_eq!(owners.value_to_set(c"user.x", &guest), guest);
+    assert_eq!(owners.value_to_set(c"user.x", &guest).unwrap(), guest);
+    assert!(owners.value_to_set(LISTS[0], &list([NONE, 70_001, 7])).is_err());
+    let told = owners
+        .value_told(LISTS[0], GetxattrReply::Value(list([NONE, NONE, 7])))
+        .unwrap();
+    assert!(matches!(told, GetxattrReply::Value(told) if told == list([NONE, NOBODY, 7])));
     // No list: nothing to find in it.
     for broken in [&[][..], &[2, 0], &[2, 0, 0, 0, 1, 0, 7, 0, 1]] {
-        assert_eq!(owners.value_to_set(LISTS[0], broken), broken);
+        assert_eq!(owners.value_to_set(LISTS[0], broken).unwrap(), broken);
     }
 }
 
@@ -79,13 +84,23 @@ fn what_is_asked_and_told_is_renumbered() {
         gid: 5.into(),
         pid: libc::pid_t::MAX,
     });
+    let caller = caller.unwrap();
     assert_eq!((caller.uid.into_inner(), caller.gid.into_inner()), (FIRST_PLACE, 5));
     let set = owners.to_set(SetattrIn {
         uid: 6.into(),
         gid: 70_000.into(),
         ..SetattrIn::default()
     });
+    let set = set.unwrap();
     assert_eq!((set.uid.into_inner(), set.gid.into_inner()), (6, FIRST_PLACE));
+    for nobody in [70_001, NONE] {
+        let caller = Context {
+            uid: nobody.into(),
+            gid: 0.into(),
+            pid: 1,
+        };
+        assert!(owners.caller(caller).is_err() && (nobody != NONE || Owners::default().caller(caller).is_err()));
+    }
     let told = owners.told(Attr {
         uid: FIRST_PLACE.into(),
         gid: 9.into(),
@@ -96,6 +111,7 @@ fn what_is_asked_and_told_is_renumbered() {
         sup_gids: vec![70_000.into(), 3.into()],
         secctx: None,
     });
+    let extensions = extensions.unwrap();
     let groups: Vec<u32> = extensions.sup_gids.iter().map(|id| id.into_inner()).collect();
     assert_eq!(groups, [FIRST_PLACE, 3]);
 }

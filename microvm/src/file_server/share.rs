@@ -109,7 +109,7 @@ impl FileSystem for Share {
 
     #[rustfmt::skip]
     fn symlink(&self, ctx: Context, target: &CStr, parent: u64, name: &CStr, extensions: Extensions) -> io::Result<Entry> {
-        let (ctx, extensions) = (self.owners.caller(ctx), self.owners.extensions(extensions));
+        let (ctx, extensions) = (self.owners.caller(ctx)?, self.owners.extensions(extensions)?);
         let made = self.files.named.symlink(ctx, target, parent, name, extensions)?;
         Ok(self.found(parent, name, made))
     }
@@ -118,7 +118,7 @@ impl FileSystem for Share {
     fn mknod(
         &self, ctx: Context, parent: u64, name: &CStr, mode: u32, rdev: u32, umask: u32, extensions: Extensions,
     ) -> io::Result<Entry> {
-        let (ctx, extensions) = (self.owners.caller(ctx), self.owners.extensions(extensions));
+        let (ctx, extensions) = (self.owners.caller(ctx)?, self.owners.extensions(extensions)?);
         let made = self.files.named.mknod(ctx, parent, name, mode, rdev, umask, extensions)?;
         Ok(self.found(parent, name, made))
     }
@@ -127,7 +127,7 @@ impl FileSystem for Share {
     fn mkdir(
         &self, ctx: Context, parent: u64, name: &CStr, mode: u32, umask: u32, extensions: Extensions,
     ) -> io::Result<Entry> {
-        let (ctx, extensions) = (self.owners.caller(ctx), self.owners.extensions(extensions));
+        let (ctx, extensions) = (self.owners.caller(ctx)?, self.owners.extensions(extensions)?);
         let made = self.files.named.mkdir(ctx, parent, name, mode, umask, extensions)?;
         Ok(self.found(parent, name, made))
     }
@@ -137,7 +137,7 @@ impl FileSystem for Share {
         &self, ctx: Context, parent: u64, name: &CStr, mode: u32, kill_priv: bool, flags: u32, umask: u32,
         extensions: Extensions,
     ) -> io::Result<(Entry, Option<u64>, OpenOptions)> {
-        let (ctx, extensions) = (self.owners.caller(ctx), self.owners.extensions(extensions));
+        let (ctx, extensions) = (self.owners.caller(ctx)?, self.owners.extensions(extensions)?);
         let (made, handle, options) =
             self.files.named.create(ctx, parent, name, mode, kill_priv, flags, umask, extensions)?;
         Ok((self.found(parent, name, made), handle, options))
@@ -221,7 +221,7 @@ impl FileSystem for Share {
     fn setattr(
         &self, ctx: Context, inode: u64, attr: fuse::SetattrIn, handle: Option<u64>, valid: SetattrValid,
     ) -> io::Result<(fuse::Attr, Duration)> {
-        let attr = self.owners.to_set(attr);
+        let attr = self.owners.to_set(attr)?;
         let (attributes, valid) = match self.files.unnamed.node(inode) {
             Some(file) => self.files.unnamed.set_attributes(&file, &attr, valid)?,
             None => {
@@ -275,7 +275,7 @@ impl FileSystem for Share {
         flags: u32,
         extra: SetxattrFlags,
     ) -> io::Result<()> {
-        let value = self.owners.value_to_set(name, value);
+        let value = self.owners.value_to_set(name, value)?;
         match self.files.unnamed.node(inode) {
             Some(file) => Ok(rustix::fs::fsetxattr(
                 &file,
@@ -292,7 +292,7 @@ impl FileSystem for Share {
             Some(file) => self.files.unnamed.attribute(&file, name, size)?,
             None => self.files.named.getxattr(ctx, inode, name, size)?,
         };
-        Ok(self.owners.value_told(name, reply))
+        self.owners.value_told(name, reply)
     }
 
     fn listxattr(&self, ctx: Context, inode: u64, size: u32) -> io::Result<ListxattrReply> {
@@ -322,6 +322,10 @@ impl FileSystem for Share {
         Ok(rustix::fs::seek(&file, to)?)
     }
 
+    fn access(&self, ctx: Context, inode: u64, mask: u32) -> io::Result<()> {
+        self.files.named.access(self.owners.caller(ctx)?, inode, mask)
+    }
+
     /// The guest copies between a file without a name and others itself.
     #[rustfmt::skip]
     fn copyfilerange(
@@ -343,7 +347,6 @@ impl FileSystem for Share {
         fn readdir(ctx: Context, inode: u64, handle: u64, size: u32, offset: u64) -> io::Result<Self::DirIter>;
         fn fsyncdir(ctx: Context, inode: u64, datasync: bool, handle: u64) -> io::Result<()>;
         fn releasedir(ctx: Context, inode: u64, flags: u32, handle: u64) -> io::Result<()>;
-        fn access(ctx: Context, inode: u64, mask: u32) -> io::Result<()>;
         fn syncfs(ctx: Context, inode: u64) -> io::Result<()>;
     }
 }

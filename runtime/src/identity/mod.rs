@@ -69,6 +69,8 @@ struct Placed {
 pub(crate) struct FileMap {
     namespace: Arc<OwnedFd>,
     base: u32,
+    /// The higher ids in it.
+    ids: Vec<u32>,
 }
 
 impl FileMap {
@@ -76,6 +78,18 @@ impl FileMap {
         rootfs::Map {
             namespace: self.namespace.as_fd(),
             root: self.base,
+        }
+    }
+
+    /// Refuses a process that is added to the container and has an id without a place in the map.
+    pub(crate) fn check(&self, process: Option<&Value>) -> Result<()> {
+        match high(&ids_of(process)).iter().find(|id| !self.ids.contains(id)) {
+            None => Ok(()),
+            Some(id) => Err(Error::invalid(format!(
+                "user or group {id} is not among the ids that the container's files can belong to, which are 0 to {LAST_LOW_ID} and the \
+                 higher ones that it and the pod's containers before it run as: let it run as this id (additional groups count, \
+                 too), or annotate the pod with {ANNOTATION}: \"never\""
+            ))),
         }
     }
 }
@@ -146,21 +160,6 @@ impl Identity {
         let own = self.0.as_ref()?;
         own.lock.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
-
-    /// Refuses a process that is added to a container and has an id without a place: the container's files cannot belong to it, because
-    /// they have been mapped already.
-    pub(crate) fn check(&self, process: Option<&Value>) -> Result<()> {
-        let Some(own) = &self.0 else { return Ok(()) };
-        let placed = own.placed();
-        match high(&ids_of(process)).iter().find(|id| !placed.ids.contains(id)) {
-            None => Ok(()),
-            Some(id) => Err(Error::invalid(format!(
-                "user or group {id} is not among the ids of the pod, which are 0 to {LAST_LOW_ID} and the higher ones that its \
-                 containers' own processes have: give one of them this id (additional groups count, too), or annotate the pod with \
-                 {ANNOTATION}: \"never\""
-            ))),
-        }
-    }
 }
 
 impl Own {
@@ -217,6 +216,7 @@ impl Own {
         Ok(FileMap {
             namespace: placed.namespace.clone(),
             base: self.base,
+            ids: placed.ids.clone(),
         })
     }
 

@@ -109,7 +109,7 @@ impl Pod {
         let what = format!("process {exec_id} of container {}", container.id);
         let (json, size) = spec::exec_for_guest(process_json, &what)?;
         let process = serde_json::from_slice(&json).ok();
-        self.identity.check(process.as_ref()).map_err(|e| e.context(what))?;
+        container.check_ids(process.as_ref()).map_err(|e| e.context(what))?;
         container.add_exec(exec_id, json, size, stdio)
     }
 

@@ -43,6 +43,7 @@ pub(super) struct Prepared {
     spec: Value,
     /// The guest's paths of its volumes, and their sources.
     names: Vec<(String, String)>,
+    files: Option<FileMap>,
     undo: Undo,
 }
 
@@ -52,7 +53,7 @@ impl Prepared {
         let work = move || {
             let mut undo = Undo::default();
             match mount(&container, &share, &identity, &mut undo) {
-                Ok((spec, names)) => {
+                Ok(Mounted { spec, names, files }) => {
                     let ContainerSpec { id, bundle, stdio, .. } = container;
                     Ok(Prepared {
                         id,
@@ -60,6 +61,7 @@ impl Prepared {
                         stdio,
                         spec,
                         names,
+                        files,
                         undo,
                     })
                 }
@@ -78,13 +80,16 @@ impl Prepared {
     }
 }
 
-/// Gives the spec with the guest's paths of the volumes, and these with their sources.
-fn mount(
-    container: &ContainerSpec,
-    share: &std::path::Path,
-    identity: &Identity,
-    undo: &mut Undo,
-) -> Result<(Value, Vec<(String, String)>)> {
+/// A container's files in the share.
+struct Mounted {
+    /// With the guest's paths of the volumes.
+    spec: Value,
+    /// These, and their sources.
+    names: Vec<(String, String)>,
+    files: Option<FileMap>,
+}
+
+fn mount(container: &ContainerSpec, share: &std::path::Path, identity: &Identity, undo: &mut Undo) -> Result<Mounted> {
     let mut spec = spec::load(&container.bundle)?;
     let files = identity
         .files_of(spec.get("process"))
@@ -114,7 +119,7 @@ fn mount(
         map(),
         undo,
     )?;
-    Ok((spec, names))
+    Ok(Mounted { spec, names, files })
 }
 
 /// A container that the guest knows.
@@ -125,6 +130,8 @@ pub(super) struct Container {
     pub(super) hooks: Hooks,
     frozen: AtomicBool,
     oom_score_adj: Option<i32>,
+    /// How its files are mapped; `None`: not at all.
+    files: Option<FileMap>,
     execs: Mutex<BTreeMap<String, Exec>>,
     undo: Mutex<Undo>,
 }
@@ -173,6 +180,11 @@ impl Container {
             },
         );
         Ok(())
+    }
+
+    /// Refuses an OCI "process" whose ids the container's files cannot belong to.
+    pub(super) fn check_ids(&self, process: Option<&Value>) -> Result<()> {
+        self.files.as_ref().map_or(Ok(()), |files| files.check(process))
     }
 
     /// The OCI "process" of an exec, once.
@@ -292,6 +304,7 @@ impl Pod {
             hooks,
             frozen: AtomicBool::new(false),
             oom_score_adj: score.filter(|_| !sandbox),
+            files: prepared.files.take(),
             execs: Mutex::new(BTreeMap::new()),
             undo: Mutex::new(Undo::default()),
             id,

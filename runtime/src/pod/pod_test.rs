@@ -83,6 +83,7 @@ impl Fake {
             hooks: Hooks::of(&json!({}), id.as_str(), Path::new("/nonexistent")).unwrap(),
             frozen: AtomicBool::new(false),
             oom_score_adj: None,
+            files: None,
             execs: Mutex::default(),
             undo: Mutex::default(),
             id,
