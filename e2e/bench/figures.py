@@ -27,6 +27,7 @@ FILES = "/repo/e2e/bench/files.py"
 FILE_WORK = (
     ("write", False, "write 16 MiB, fsync"),
     ("read", True, "read 16 MiB, cold"),
+    ("read", False, "read 16 MiB again, the first time"),
     ("read", False, "read 16 MiB, cached"),
     ("read-4k", True, "1,000 random reads of 4 KiB, cold"),
     ("read-4k", False, "1,000 random reads of 4 KiB, cached"),
