@@ -76,6 +76,7 @@ pub fn run(mut request: Request) -> Outcome {
         ));
     }
     let rootfs = at_hand(&mut request.spec, &rootfs, &request.directory)?;
+    // Before the mounts get their true places: it compares them as they are written.
     prepare_cwd(&request.spec, &rootfs)?;
     let unfinished = mounts::prepare(&mut request.spec, &rootfs)?;
     apply_network_sysctls(&request.network_sysctls)?;

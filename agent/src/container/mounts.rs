@@ -116,12 +116,8 @@ pub fn prepare(spec: &mut Spec, rootfs: &Path) -> Result<Unfinished, String> {
     for mount in spec.mounts_mut().iter_mut().flatten() {
         check_options(mount)?;
         let destination = mount.destination().clone();
-        let place = place_of(&destination, rootfs, &earlier).map_err(|error| {
-            format!(
-                "error mounting to rootfs at {:?}: {error}",
-                destination.display().to_string()
-            )
-        })?;
+        let place = place_of(&destination, rootfs, &earlier)
+            .map_err(|error| format!("error mounting to rootfs at {destination:?}: {error}"))?;
         check_proc(mount, &place)?;
         // What comes to lie under this mount cannot be reached any more.
         unfinished.retain(|(below, _): &(PathBuf, Change)| !below.starts_with(&place));
@@ -261,7 +257,7 @@ fn place_of(destination: &Path, rootfs: &Path, earlier: &[Earlier]) -> io::Resul
     {
         return Err(io::Error::other(format!(
             "the way leads through a symbolic link in the volume at {:?}",
-            mount.place.display().to_string()
+            mount.place
         )));
     }
     Ok(place)
@@ -288,7 +284,6 @@ fn check_proc(mount: &Mount, place: &Path) -> Result<(), String> {
         return Ok(());
     }
     let refused = |why: &str| {
-        let place = place.display().to_string();
         Err(format!(
             "error mounting {typ:?} to rootfs at {place:?}: {place:?} cannot be mounted because it is {why}"
         ))
@@ -308,7 +303,7 @@ fn check_options(mount: &Mount) -> Result<(), String> {
         None => Ok(()),
         Some(unknown) => Err(format!(
             "error mounting to rootfs at {:?}: a bind mount has no option {unknown:?}",
-            mount.destination().display().to_string()
+            mount.destination()
         )),
     }
 }

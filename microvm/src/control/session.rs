@@ -1,5 +1,6 @@
 //! One machine's life as the runtime sees it.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -196,42 +197,36 @@ impl Running {
             (Request::Connect { port }, Some(stream)) => {
                 let promise = self.replies.promise();
                 let done = move |result: Result<(), crate::virtio::vsock::ConnectError>| {
-                    promise.keep(match result {
-                        Ok(()) => Reply::Done,
-                        Err(error) => Reply::Failed {
-                            message: error.to_string(),
-                        },
-                    });
+                    promise.keep(done_or_failed(result));
                 };
                 self.machine.vsock().connect(port, stream, Box::new(done));
                 return;
             }
             (Request::AttachDisk(spec), Some(disk)) => match self.machine.attach_disk(&spec, File::from(disk)) {
                 Ok(slot) => Reply::Attached { slot },
-                Err(error) => Reply::Failed {
-                    message: error.to_string(),
-                },
+                Err(error) => failed(error),
             },
-            (Request::DetachDisk { id }, _) => match self.machine.detach_disk(&id) {
-                Ok(()) => Reply::Done,
-                Err(error) => Reply::Failed {
-                    message: error.to_string(),
-                },
-            },
-            (Request::PlaceIds { ids }, _) => match self.machine.place_ids(ids) {
-                Ok(()) => Reply::Done,
-                Err(error) => Reply::Failed {
-                    message: error.to_string(),
-                },
-            },
+            (Request::DetachDisk { id }, _) => done_or_failed(self.machine.detach_disk(&id)),
+            (Request::PlaceIds { ids }, _) => done_or_failed(self.machine.place_ids(ids)),
             (Request::ReadCounters, _) => Reply::Counters(self.machine.counters()),
-            (Request::Boot(_), _) => Reply::Failed {
-                message: "the machine has been booted already".to_owned(),
-            },
-            (Request::Connect { .. } | Request::AttachDisk(_), None) => Reply::Failed {
-                message: "the request came without its descriptor".to_owned(),
-            },
+            (Request::Boot(_), _) => failed("the machine has been booted already"),
+            (Request::Connect { .. } | Request::AttachDisk(_), None) => {
+                failed("the request came without its descriptor")
+            }
         };
         self.replies.push(reply);
+    }
+}
+
+fn done_or_failed<E: Display>(result: Result<(), E>) -> Reply {
+    match result {
+        Ok(()) => Reply::Done,
+        Err(error) => failed(error),
+    }
+}
+
+fn failed(error: impl Display) -> Reply {
+    Reply::Failed {
+        message: error.to_string(),
     }
 }

@@ -3,6 +3,7 @@
 //! The low ids are the same in both. A higher one of the guest has an owner here only when the runtime has given it a place
 //! ([`FIRST_PLACE`] and those after it), for which the files of the host are mapped, too.
 
+use std::borrow::Cow;
 use std::ffi::CStr;
 use std::io;
 use std::sync::{PoisonError, RwLock};
@@ -127,12 +128,13 @@ impl Owners {
     }
 
     /// The value of an extended attribute that the guest sets.
-    pub fn value_to_set(&self, name: &CStr, value: &[u8]) -> io::Result<Vec<u8>> {
-        let mut value = value.to_vec();
-        if LISTS.contains(&name) {
-            each_id(&mut value, |id| self.inward(id))?;
+    pub fn value_to_set<'a>(&self, name: &CStr, value: &'a [u8]) -> io::Result<Cow<'a, [u8]>> {
+        if !LISTS.contains(&name) {
+            return Ok(value.into());
         }
-        Ok(value)
+        let mut list = value.to_vec();
+        each_id(&mut list, |id| self.inward(id))?;
+        Ok(list.into())
     }
 
     /// The value of an extended attribute that the guest is told.

@@ -148,13 +148,8 @@ async fn reach_agent(vmm: &Vmm, spec: &PodSpec, config: &Config, deadline: Insta
     };
     let agent = Agent::new(stream)?;
     let hostname = spec.hostname.as_deref().unwrap_or_default();
-    let answer = tokio::select! {
-        answer = agent.hello(hostname, entropy()?, left().max(Duration::from_millis(1))) => answer,
-        end = vmm.ended() => {
-            return Err(Error::unavailable(format!("the microVM ended before its agent answered: {}", end.reason)));
-        }
-    };
-    match answer {
+    let hello = agent.hello(hostname, entropy()?, left().max(Duration::from_millis(1)));
+    match vmm.unless_ended(hello).await {
         Ok((version, kernel)) => {
             phase::over("agent", &spec.id);
             tracing::info!("pod {}: agent {version} on Linux {kernel} answers", spec.id);

@@ -32,8 +32,6 @@ const POWER_OFF: Duration = Duration::from_secs(2);
 pub(super) const KILL_PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 10_000 });
 /// How long the guest may take to list pids; containerd waits 5 s for this and one more call when it restarts.
 const PIDS_PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 2000 });
-/// How long the machine's end may follow the loss of its connections.
-const END_IS_NEAR: Duration = Duration::from_secs(2);
 
 /// A running pod. Made by [`Pod::boot`]; ends with [`Pod::shutdown`], which must be called also after its machine has ended.
 pub struct Pod {
@@ -87,6 +85,7 @@ impl Pod {
     pub async fn create_container(&self, spec: ContainerSpec) -> Result<u32> {
         self.check_alive()?;
         let prepared = self
+            .vmm
             .unless_ended(Prepared::on_host(spec, self.share.clone(), self.identity.clone()))
             .await?;
         self.create_prepared(prepared).await
@@ -134,7 +133,7 @@ impl Pod {
             }
             self.start_exec(&container, &process).await?;
         } else {
-            self.ask(self.agent.start(container.id.as_str())).await?;
+            self.vmm.unless_ended(self.agent.start(container.id.as_str())).await?;
             process.set_running();
             process.streams_started();
             container.hooks.run_started(self.vmm_pid()).await;
@@ -183,7 +182,8 @@ impl Pod {
             self.end_unless_killed(process.clone());
         }
         let signalled = self
-            .ask(
+            .vmm
+            .unless_ended(
                 self.agent
                     .signal(container.id.as_str(), process.agent_id(), signal, all),
             )
@@ -218,7 +218,7 @@ impl Pod {
     }
 
     async fn guest_answers(&self, container: &str) -> bool {
-        let asked = tokio::time::timeout(PIDS_PATIENCE, self.ask(self.agent.pids(container))).await;
+        let asked = tokio::time::timeout(PIDS_PATIENCE, self.vmm.unless_ended(self.agent.pids(container))).await;
         asked.is_ok_and(|answer| !answer.is_err_and(|error| is_silent(&error)))
     }
 
@@ -278,11 +278,12 @@ impl Pod {
             Status::Created if exec_id.is_some() => Ok(()),
             Status::Stopped => Err(finished(&process)),
             _ => {
-                self.ask(
-                    self.agent
-                        .resize_pty(&process.container, process.agent_id(), width, height),
-                )
-                .await
+                self.vmm
+                    .unless_ended(
+                        self.agent
+                            .resize_pty(&process.container, process.agent_id(), width, height),
+                    )
+                    .await
             }
         }
     }
@@ -296,7 +297,11 @@ impl Pod {
     /// All processes of a container; of a guest that does not answer, those that clients started.
     pub async fn pids(&self, container: &str) -> Result<Vec<PidInfo>> {
         let container = self.container(container)?;
-        let asked = tokio::time::timeout(PIDS_PATIENCE, self.ask(self.agent.pids(container.id.as_str()))).await;
+        let asked = tokio::time::timeout(
+            PIDS_PATIENCE,
+            self.vmm.unless_ended(self.agent.pids(container.id.as_str())),
+        )
+        .await;
         let known = container.processes().into_iter();
         let known = known.filter(|p| p.status() != Status::Stopped && p.pid() != 0);
         let known: Vec<PidInfo> = known.map(|p| p.info()).collect();
@@ -324,7 +329,7 @@ impl Pod {
     /// Counters of a container.
     pub async fn stats(&self, container: &str) -> Result<Stats> {
         let container = self.container(container)?;
-        let files = self.ask(self.agent.stats(container.id.as_str())).await?;
+        let files = self.vmm.unless_ended(self.agent.stats(container.id.as_str())).await?;
         Ok(Stats {
             files,
             host_files: self.cgroup.as_deref().map(cgroup::statistics).unwrap_or_default(),
@@ -382,7 +387,9 @@ impl Pod {
         if container.init.status() != Status::Running {
             return Err(Error::precondition(format!("{}: does not run", container.init.name())));
         }
-        self.ask(self.agent.set_frozen(container.id.as_str(), frozen)).await?;
+        self.vmm
+            .unless_ended(self.agent.set_frozen(container.id.as_str(), frozen))
+            .await?;
         container.set_frozen(frozen);
         Ok(())
     }
@@ -391,7 +398,8 @@ impl Pod {
     /// that does not answer keeps nobody from removing what the host has, and a pod without other containers ends with it.
     async fn forget_in_guest(&self, process: &Process) -> Result<()> {
         let status = match self
-            .ask(self.agent.delete(&process.container, process.agent_id()))
+            .vmm
+            .unless_ended(self.agent.delete(&process.container, process.agent_id()))
             .await
         {
             Ok(status) => status,
@@ -478,32 +486,9 @@ impl Pod {
         })
     }
 
-    /// Runs a call to the guest, but no longer than the machine lives.
-    pub(super) async fn ask<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
-        let result = self.unless_ended(call).await;
-        match result {
-            Err(error) if error.kind() == ErrorKind::Unavailable => {
-                // The connection went first; the reason has come meanwhile or is about to.
-                match tokio::time::timeout(END_IS_NEAR, self.vmm.ended()).await {
-                    Ok(end) => Err(ended(&end.reason)),
-                    Err(_) => Err(error),
-                }
-            }
-            result => result,
-        }
-    }
-
-    pub(super) async fn unless_ended<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        tokio::select! {
-            biased;
-            result = work => result,
-            end = self.vmm.ended() => Err(ended(&end.reason)),
-        }
-    }
-
     fn check_alive(&self) -> Result<()> {
         match self.vmm.end() {
-            Some(end) => Err(ended(&end.reason)),
+            Some(end) => Err(end.into()),
             None if self.stopping.load(Ordering::SeqCst) => {
                 Err(Error::precondition(format!("pod {}: is being stopped", self.id)))
             }
@@ -565,8 +550,4 @@ fn finished(process: &Process) -> Error {
 /// The agent has not answered, or cannot any more.
 fn is_silent(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::DeadlineExceeded | ErrorKind::Unavailable)
-}
-
-fn ended(reason: &str) -> Error {
-    Error::unavailable(format!("the pod's microVM has ended: {reason}"))
 }

@@ -40,10 +40,7 @@ pub(super) struct Prepared {
     id: ContainerId,
     bundle: PathBuf,
     stdio: StdioPaths,
-    spec: Value,
-    /// The guest's paths of its volumes, and their sources.
-    names: Vec<(String, String)>,
-    files: Option<FileMap>,
+    mounted: Mounted,
     undo: Undo,
 }
 
@@ -53,15 +50,13 @@ impl Prepared {
         let work = move || {
             let mut undo = Undo::default();
             match mount(&container, &share, &identity, &mut undo) {
-                Ok(Mounted { spec, names, files }) => {
+                Ok(mounted) => {
                     let ContainerSpec { id, bundle, stdio, .. } = container;
                     Ok(Prepared {
                         id,
                         bundle,
                         stdio,
-                        spec,
-                        names,
-                        files,
+                        mounted,
                         undo,
                     })
                 }
@@ -86,6 +81,7 @@ struct Mounted {
     spec: Value,
     /// These, and their sources.
     names: Vec<(String, String)>,
+    /// How they all are mapped; `None`: not at all.
     files: Option<FileMap>,
 }
 
@@ -260,7 +256,7 @@ impl Pod {
 
     async fn create_in_guest(&self, prepared: &mut Prepared, pid: u32) -> Result<Container> {
         let id = prepared.id.clone();
-        let spec = std::mem::take(&mut prepared.spec);
+        let spec = std::mem::take(&mut prepared.mounted.spec);
         let hooks = Hooks::of(&spec, id.as_str(), &prepared.bundle)?;
         if let Some(ids) = self.identity.placed().filter(|ids| !ids.is_empty()) {
             self.vmm.place_ids(ids).await?;
@@ -279,7 +275,10 @@ impl Pod {
         let created = async {
             hooks.run_created(self.vmm_pid()).await?;
             let (io, streams) = self.open_streams(&init).await?;
-            let guest_pid = self.ask(self.agent.create(id.as_str(), guest_spec, io)).await?;
+            let guest_pid = self
+                .vmm
+                .unless_ended(self.agent.create(id.as_str(), guest_spec, io))
+                .await?;
             Ok((guest_pid, streams))
         };
         let (guest_pid, streams) = match created.await {
@@ -292,7 +291,7 @@ impl Pod {
                 }
                 // What the first hooks have made, the last ones take away.
                 hooks.run_stopped().await;
-                let names = prepared.names.iter();
+                let names = prepared.mounted.names.iter();
                 return Err(names.fold(error, |error, (ours, theirs)| error.naming(ours, theirs)));
             }
         };
@@ -304,7 +303,7 @@ impl Pod {
             hooks,
             frozen: AtomicBool::new(false),
             oom_score_adj: score.filter(|_| !sandbox),
-            files: prepared.files.take(),
+            files: prepared.mounted.files.take(),
             execs: Mutex::new(BTreeMap::new()),
             undo: Mutex::new(Undo::default()),
             id,
@@ -323,7 +322,8 @@ impl Pod {
         let started = async {
             let (io, streams) = self.open_streams(process).await?;
             let started = self
-                .ask(self.agent.exec(container.id.as_str(), exec_id, json, io))
+                .vmm
+                .unless_ended(self.agent.exec(container.id.as_str(), exec_id, json, io))
                 .await;
             if started.as_ref().is_err_and(|e| e.kind() == ErrorKind::DeadlineExceeded) {
                 self.take_back(container.id.as_str(), exec_id).await;
@@ -365,7 +365,10 @@ impl Pod {
         let removed = async {
             // Until it is finished, the guest refuses to act on it.
             loop {
-                let signalled = self.ask(self.agent.signal(container, exec_id, SIGKILL, false)).await;
+                let signalled = self
+                    .vmm
+                    .unless_ended(self.agent.signal(container, exec_id, SIGKILL, false))
+                    .await;
                 match signalled {
                     Err(error) if error.kind() == ErrorKind::FailedPrecondition => {
                         tokio::time::sleep(TAKE_BACK_RETRY).await;
@@ -373,8 +376,8 @@ impl Pod {
                     result => break result?,
                 }
             }
-            self.ask(self.agent.wait(container, exec_id)).await?;
-            self.ask(self.agent.delete(container, exec_id)).await
+            self.vmm.unless_ended(self.agent.wait(container, exec_id)).await?;
+            self.vmm.unless_ended(self.agent.delete(container, exec_id)).await
         };
         // Nothing more can be done when this fails too: most likely the guest does not answer at all.
         if let Ok(Ok(_)) = tokio::time::timeout(TAKE_BACK, removed).await {
@@ -388,10 +391,11 @@ impl Pod {
         if !process.stdio.terminal || (width, height) == told {
             return;
         }
-        let resized = self.ask(
-            self.agent
-                .resize_pty(&process.container, process.agent_id(), width, height),
-        );
+        let resized =
+            self.vmm.unless_ended(
+                self.agent
+                    .resize_pty(&process.container, process.agent_id(), width, height),
+            );
         // It may have ended already.
         if let Err(error) = resized.await {
             tracing::debug!("{}: its terminal keeps its size: {error}", process.name());
@@ -400,7 +404,7 @@ impl Pod {
 
     /// Opens the client's ends and connects each with the guest.
     async fn open_streams(&self, process: &Process) -> Result<(ProcessIo, Streams)> {
-        let endpoints = self.unless_ended(Endpoints::open(&process.stdio)).await?;
+        let endpoints = self.vmm.unless_ended(Endpoints::open(&process.stdio)).await?;
         let ids = assign_ids(&endpoints, &self.next_stream);
         let StreamIds { stdin, stdout, stderr } = ids;
         let (stdin, stdout, stderr) = tokio::try_join!(
@@ -430,7 +434,11 @@ impl Pod {
     fn watch_process(&self, process: Arc<Process>) {
         let Some(pod) = self.me.upgrade() else { return };
         self.spawn(async move {
-            let status = match pod.ask(pod.agent.wait(&process.container, process.agent_id())).await {
+            let status = match pod
+                .vmm
+                .unless_ended(pod.agent.wait(&process.container, process.agent_id()))
+                .await
+            {
                 Ok(status) => status,
                 // It was deleted before it had ended, or is just being deleted with its container.
                 Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::FailedPrecondition) => KILLED,

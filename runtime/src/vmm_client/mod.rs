@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use process::Spawned;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::pidfd::PidFd;
 
 /// How a machine ended.
@@ -47,6 +47,9 @@ struct Pending {
 /// How long a machine may take to report its end after it was hung up on.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long the machine's end may follow the loss of its connections.
+const END_IS_NEAR: Duration = Duration::from_secs(2);
+
 /// How long a request may take that waits for nobody but the monitor.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -74,6 +77,25 @@ impl Vmm {
         match end.wait_for(Option::is_some).await {
             Ok(end) => end.clone().unwrap_or_else(unknown_end),
             Err(_) => unknown_end(),
+        }
+    }
+
+    /// Runs work that needs the guest, but no longer than the machine lives. What fails by its end is told so.
+    pub(crate) async fn unless_ended<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let result = tokio::select! {
+            biased;
+            result = work => result,
+            end = self.ended() => return Err(end.into()),
+        };
+        match result {
+            Err(error) if error.kind() == ErrorKind::Unavailable => {
+                // The connection went first; the reason has come meanwhile or is about to.
+                match tokio::time::timeout(END_IS_NEAR, self.ended()).await {
+                    Ok(end) => Err(end.into()),
+                    Err(_) => Err(error),
+                }
+            }
+            result => result,
         }
     }
 
@@ -150,6 +172,12 @@ impl Vmm {
 
     async fn gone(&self, what: &str) -> Error {
         Error::unavailable(format!("{what}: the microVM has ended: {}", self.ended().await.reason))
+    }
+}
+
+impl From<End> for Error {
+    fn from(end: End) -> Error {
+        Error::unavailable(format!("the pod's microVM has ended: {}", end.reason))
     }
 }
 

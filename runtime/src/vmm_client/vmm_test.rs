@@ -14,7 +14,7 @@ use tokio::io::Interest;
 use tokio::sync::{mpsc, watch};
 
 use super::{Spawned, Vmm, session};
-use crate::error::ErrorKind;
+use crate::error::{Error, ErrorKind};
 use crate::pidfd::PidFd;
 use crate::watched::watch as watch_fd;
 
@@ -115,6 +115,22 @@ async fn the_end_is_told_to_everybody_with_its_reason() {
     assert!(!end.orderly);
     assert_eq!(vmm.end(), Some(end));
     assert_eq!(vmm.connect(1, SECOND).await.unwrap_err().kind(), ErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_with_the_machine_is_told_as_its_end() {
+    let (vmm, _monitor) = machine();
+    // As of a call to the guest, which is lost a moment before the end is seen.
+    let lost = async {
+        vmm.kill();
+        Err::<(), Error>(Error::unavailable("the connection broke"))
+    };
+    let error = vmm.unless_ended(lost).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.to_string().contains("microVM has ended: "), "{error}");
+    assert!(error.to_string().contains("SIGKILL"), "{error}");
+    let failed = async { Err::<(), Error>(Error::not_found("no such container")) };
+    assert_eq!(vmm.unless_ended(failed).await.unwrap_err().kind(), ErrorKind::NotFound);
 }
 
 #[tokio::test]
