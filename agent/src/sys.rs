@@ -214,6 +214,9 @@ const BPF_CGROUP_DEVICE: u32 = 6;
 /// The programs of a container's own groups are asked as well.
 const BPF_F_ALLOW_MULTI: u32 = 2;
 
+/// How often a program is loaded until a signal is no longer the reason that it fails.
+const LOAD_ATTEMPTS: u32 = 32;
+
 /// Loads a program that decides about devices.
 pub fn load_device_program(instructions: &[BpfInstruction]) -> nix::Result<OwnedFd> {
     let request = BpfLoad {
@@ -226,8 +229,10 @@ pub fn load_device_program(instructions: &[BpfInstruction]) -> nix::Result<Owned
         log_buffer: 0,
     };
     // SAFETY: the request has the size given and points to a whole program and a terminated string, both of which outlive the call.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &request, size_of::<BpfLoad>()) };
-    let fd = Errno::result(fd)?;
+    let load = || Errno::result(unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &request, size_of::<BpfLoad>()) });
+    // The kernel's verifier gives up with EAGAIN when a signal comes, such as that of a child's end.
+    let mut attempts = (1..LOAD_ATTEMPTS).map(|_| load());
+    let fd = attempts.find(|fd| *fd != Err(Errno::EAGAIN)).unwrap_or_else(load)?;
     // SAFETY: the kernel has just returned this descriptor to us alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }

@@ -47,7 +47,11 @@ async fn a_program_that_cannot_run_fails_the_creation_and_leaves_nothing() {
     let mut no_directory = spec(&["true"]);
     no_directory["process"]["cwd"] = "/etc/passwd".into();
     let error = pod.create("c", &no_directory, Stdio::default()).await.unwrap_err();
-    assert!(error.message().contains("mkdir /etc/passwd: not a directory"));
+    assert!(
+        error.message().contains("mkdir /etc/passwd: not a directory"),
+        "{}",
+        error.message()
+    );
     let error = pod.create("a/b", &spec(&["true"]), Stdio::default()).await.unwrap_err();
     assert_eq!(error.code(), Code::INVALID_ARGUMENT);
     assert!(pod.is_clean());
