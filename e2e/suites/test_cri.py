@@ -119,6 +119,26 @@ CASES = (
         "1000650000:1000660000\n1000650001:1000660000",
         timeout=180,
     ),
+    Case(
+        "cri-user-namespace",
+        FUNCTIONS
+        + """
+        MAP='{"security_context": {"namespace_options": {"pid": 1, "userns_options": {"mode": 0,
+            "uids": [{"host_id": 200000, "container_id": 0, "length": 65536}], "gids": [{"host_id": 200000, "container_id": 0, "length": 65536}]}}}}'
+        mkdir $W/volume; echo given >$W/volume/given; chown 5:6 $W/volume/given; pod "$MAP"
+        for user in 0 1000; do
+            MORE='{"linux": '$(jq -c --argjson user $user '.security_context.run_as_user.value = $user' <<<"$MAP")',
+                "mounts": [{"container_path": "/volume", "host_path": "'$W/volume'",
+                    "uidMappings": [{"host_id": 200000, "container_id": 0, "length": 65536}], "gidMappings": [{"host_id": 200000, "container_id": 0, "length": 65536}]}]}' \\
+                container main docker.io/bulkhead/busybox:latest sh -c 'id -u; tr -s " " </proc/self/uid_map; stat -c "%u %g" /bin/busybox /volume/given
+                    touch /volume/$(id -u) /tmp/f && stat -c "%u %g" /volume/$(id -u) /tmp/f; echo x >/dev/stdout; ls -d /sys/kernel'
+            exited $main; crictl logs $main 2>&1 | sed "s/.*: //"; crictl rm $main >/dev/null; rm $W/logs/main.log
+        done
+        stat -c "%n %u %g" $W/volume/* | sed "s,$W/,,"
+        away""",
+        says=("^0\n 0 200000 65536\n0 0\n5 6\n0 0\n0 0\nx\n/sys/kernel\n1000\n",),
+        timeout=180,
+    ),
 )
 
 

@@ -45,9 +45,9 @@ pub struct PodRecord {
     pub vcpus: u8,
     /// Guest memory, MiB.
     pub memory_mib: u32,
-    /// First of the pod's own ids on the host; `None`: it runs with the host's ids.
+    /// First ids of the pod's own ranges on the host; empty: it runs with the host's ids.
     #[serde(default)]
-    pub host_ids: Option<u32>,
+    pub host_ids: Vec<u32>,
     /// Seconds since the epoch.
     pub created: u64,
 }
@@ -203,7 +203,7 @@ pub fn cleanup(config: &Config, namespace: &str, id: &ContainerId) -> Result<()>
             if let Some(cgroup) = &record.cgroup {
                 removed = cgroup::remove(cgroup);
             }
-            if let Some(base) = record.host_ids {
+            for base in record.host_ids {
                 removed = removed.and(identity::release(&config.ids_dir, base));
             }
         }

@@ -7,7 +7,7 @@ fn the_answer_is_what_containerd_reads() {
     assert_eq!(info.name, "io.containerd.bulkhead.v2");
     assert_eq!(info.features.type_url, FEATURES_TYPE);
     let features: Value = serde_json::from_slice(&info.features.value).unwrap();
-    assert_eq!(features["linux"]["mountExtensions"]["idmap"]["enabled"], false);
+    assert_eq!(features["linux"]["mountExtensions"]["idmap"]["enabled"], true);
     let options = features["mountOptions"].as_array().unwrap();
     assert!(
         !options.contains(&json!("rro")),

@@ -3,12 +3,12 @@
 //! It comes from the kubelet through containerd: not trusted further than its types. What would give up the microVM's boundary
 //! (the host's network, pid or IPC namespace) is refused.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use bulkhead_runtime::error::{Error, ErrorKind, Result};
 use bulkhead_runtime::ids::ContainerId;
-use bulkhead_runtime::pod::{PodResources, PodSpec};
+use bulkhead_runtime::pod::{GuestIds, PodResources, PodSpec};
 use containerd_shim_protos::sandbox_api::CreateSandboxRequest;
 use protobuf::Message;
 use protobuf::well_known_types::any::Any;
@@ -110,13 +110,24 @@ fn cgroup_path(parent: &str, id: &ContainerId) -> String {
     }
 }
 
-/// User and groups of the pod's securityContext, fsGroup included.
-fn ids(linux: &LinuxPodSandboxConfig) -> BTreeSet<u32> {
+/// User and groups of the pod's securityContext, fsGroup included, and what its user namespace stands for.
+fn ids(linux: &LinuxPodSandboxConfig) -> GuestIds {
     let context = linux.security_context.get_or_default();
     let single = [&context.run_as_user, &context.run_as_group];
     let single = single.into_iter().filter_map(|id| id.as_ref()).map(|id| id.value);
     let all = single.chain(context.supplemental_groups.iter().copied());
-    all.filter_map(|id| u32::try_from(id).ok()).collect()
+    let mut ids = GuestIds {
+        single: all.filter_map(|id| u32::try_from(id).ok()).collect(),
+        ranges: Vec::new(),
+    };
+    let namespaces = context.namespace_options.get_or_default();
+    let user = namespaces.userns_options.get_or_default();
+    if user.mode.enum_value() == Ok(NamespaceMode::POD) {
+        for line in user.uids.iter().chain(&user.gids) {
+            ids.add_range(line.host_id, line.length);
+        }
+    }
+    ids
 }
 
 /// The kubelet's sums over the pod's containers, with the RuntimeClass's overhead.

@@ -1,7 +1,7 @@
 use containerd_shim_protos::protobuf::MessageField;
 
 use super::*;
-use crate::messages::cri::{Int64Value, LinuxSandboxSecurityContext, NamespaceOption};
+use crate::messages::cri::{IDMapping, Int64Value, LinuxSandboxSecurityContext, NamespaceOption, UserNamespace};
 
 fn request(config: &PodSandboxConfig) -> CreateSandboxRequest {
     CreateSandboxRequest {
@@ -66,6 +66,7 @@ fn the_ids_of_a_security_context_are_the_pods() {
             ..Default::default()
         }),
         supplemental_groups: vec![5, -1, 70_000],
+        namespace_options: MessageField::some(user_namespace(NamespaceMode::POD)),
         ..Default::default()
     };
     let linux = LinuxPodSandboxConfig {
@@ -73,7 +74,39 @@ fn the_ids_of_a_security_context_are_the_pods() {
         ..Default::default()
     };
     let sandbox = Sandbox::read("k8s.io", request(&with_linux(linux))).unwrap();
-    assert_eq!(sandbox.spec.ids, BTreeSet::from([5, 70_000, 1_000_650_000]));
+    assert_eq!(sandbox.spec.ids.single, [5, 70_000, 1_000_650_000].into());
+    assert_eq!(sandbox.spec.ids.ranges, [200_000..=265_535, 300_000..=300_009]);
+}
+
+#[test]
+fn the_host_s_user_namespace_adds_none() {
+    let context = LinuxSandboxSecurityContext {
+        namespace_options: MessageField::some(user_namespace(NamespaceMode::NODE)),
+        ..Default::default()
+    };
+    let linux = LinuxPodSandboxConfig {
+        security_context: MessageField::some(context),
+        ..Default::default()
+    };
+    let sandbox = Sandbox::read("k8s.io", request(&with_linux(linux))).unwrap();
+    assert!(sandbox.spec.ids.ranges.is_empty());
+}
+
+fn user_namespace(mode: NamespaceMode) -> NamespaceOption {
+    let line = |host_id, length| IDMapping {
+        host_id,
+        length,
+        ..Default::default()
+    };
+    NamespaceOption {
+        userns_options: MessageField::some(UserNamespace {
+            mode: mode.into(),
+            uids: vec![line(200_000, 65_536)],
+            gids: vec![line(300_000, 10), line(7, 0)],
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
 }
 
 #[test]

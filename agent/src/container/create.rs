@@ -4,6 +4,7 @@ use super::complaints::{self, Complaints};
 use super::helper::{TerminalSize, receive};
 use super::mounts;
 use super::program;
+use super::stream_owner;
 use crate::error::chain;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::container::{ContainerStatus, State};
@@ -14,7 +15,7 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, mkdirat};
-use nix::unistd::{Pid, Uid};
+use nix::unistd::Pid;
 use oci_spec::runtime::{Hook, Process, Spec};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -79,14 +80,8 @@ pub fn run(mut request: Request) -> Outcome {
     // Before the mounts get their true places: it compares them as they are written.
     prepare_cwd(&request.spec, &rootfs)?;
     let unfinished = mounts::prepare(&mut request.spec, &rootfs)?;
+    mounts::lend_file_systems(&mut request.spec, &request.directory)?;
     apply_network_sysctls(&request.network_sysctls)?;
-    give_stdio_to_user(
-        request
-            .spec
-            .process()
-            .as_ref()
-            .map_or(0, |process| process.user().uid()),
-    )?;
     let text = |error: std::io::Error| format!("cannot prepare {}: {error}", request.directory.display());
     let bundle = request.directory.join("bundle");
     let hooks = StartHooks::take(&mut request.spec, &request.id, &bundle);
@@ -110,8 +105,18 @@ pub fn run(mut request: Request) -> Outcome {
                 .pid()
                 .ok_or("libcontainer made a container without a process")?;
             let pid = Pid::from_raw(pid.as_raw());
-            let terminal = console.map(|(listener, size)| take_terminal(&listener, size, &request.spec, pid));
-            let terminal = terminal.transpose()?;
+            let user = request
+                .spec
+                .process()
+                .as_ref()
+                .map_or(0, |process| process.user().uid());
+            let terminal = match console {
+                Some((listener, size)) => Some(take_terminal(&listener, size, pid, user)?),
+                None => {
+                    stream_owner::give_to_user(pid, user)?;
+                    None
+                }
+            };
             // Last: it leads out of the guest's own mounts.
             unfinished.finish(pid)?;
             Ok(Made {
@@ -221,27 +226,8 @@ fn make_directories(base: &Path, path: &Path) -> nix::Result<()> {
     Ok(())
 }
 
-/// A program that runs as another user may open /dev/stdout anew, which asks for the owner of the pipe or terminal behind it.
-/// Acts on the calling process's standard streams; /dev/null belongs to everybody.
-pub fn give_stdio_to_user(uid: u32) -> Result<(), String> {
-    let null = std::fs::metadata("/dev/null").map_or(0, |metadata| metadata.rdev());
-    for stream in [
-        std::io::stdin().as_fd(),
-        std::io::stdout().as_fd(),
-        std::io::stderr().as_fd(),
-    ] {
-        let failed =
-            |errno: nix::Error| format!("cannot give a standard stream to user {uid}: {}", program::text(errno));
-        let status = nix::sys::stat::fstat(stream).map_err(failed)?;
-        if status.st_uid != uid && (status.st_rdev == 0 || status.st_rdev != null) {
-            nix::unistd::fchown(stream, Some(Uid::from_raw(uid)), None).map_err(failed)?;
-        }
-    }
-    Ok(())
-}
-
 /// Receives the terminal that the init has made inside the container, and finishes it.
-fn take_terminal(listener: &UnixListener, size: TerminalSize, spec: &Spec, pid: Pid) -> Result<OwnedFd, String> {
+fn take_terminal(listener: &UnixListener, size: TerminalSize, pid: Pid, user: u32) -> Result<OwnedFd, String> {
     let failed = |error: std::io::Error| format!("cannot receive the container's terminal: {error}");
     // The init has connected and sent before it reported ready.
     let (connection, _) = listener.accept().map_err(failed)?;
@@ -251,8 +237,9 @@ fn take_terminal(listener: &UnixListener, size: TerminalSize, spec: &Spec, pid: 
     if size.width != 0 || size.height != 0 {
         crate::sys::set_terminal_size(&terminal, size.width, size.height).map_err(|errno| failed(errno.into()))?;
     }
-    let uid = spec.process().as_ref().map_or(0, |process| process.user().uid());
-    std::os::unix::fs::chown(format!("/proc/{pid}/fd/0"), Some(uid), None).map_err(failed)?;
+    if let Some(owner) = stream_owner::owner_outside(pid, user) {
+        std::os::unix::fs::chown(format!("/proc/{pid}/fd/0"), Some(owner), None).map_err(failed)?;
+    }
     Ok(terminal)
 }
 

@@ -5,9 +5,10 @@
 //! each step needs: the cgroup and the terminal before privileges go, the filter last (or before the capabilities go, when the
 //! process may gain privileges and loading a filter therefore needs one).
 
-use super::create::{Made, Outcome, give_stdio_to_user};
+use super::create::{Made, Outcome};
 use super::helper::TerminalSize;
 use super::program;
+use super::stream_owner;
 use crate::sys;
 use libcontainer::capabilities::{drop_privileges, reset_effective};
 use libcontainer::syscall::syscall::create_syscall;
@@ -58,6 +59,9 @@ fn start(request: &Request) -> Outcome {
     }
     // From here on the container's processes may see this one.
     set_dumpable(false).map_err(|error| failed("set undumpable", &error))?;
+    if request.terminal.is_none() {
+        stream_owner::give_to_user(Pid::from_raw(request.init), request.process.user().uid())?;
+    }
     let own_user_namespace = user_namespace("self") == user_namespace(&request.init.to_string());
     let mut namespaces = CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWUTS
@@ -75,7 +79,7 @@ fn start(request: &Request) -> Outcome {
     match alone.fork().map_err(|error| failed("fork", &error))? {
         ForkResult::Child => {
             drop((complaint, master_receiver));
-            let message = match enter(request, procs, &master_sender) {
+            let message = match enter(request, procs, &master_sender, !own_user_namespace) {
                 Ok(path) => program::become_program(&path, &request.process),
                 Err(message) => message,
             };
@@ -117,6 +121,7 @@ fn enter(
     request: &Request,
     mut procs: File,
     master_sender: &std::os::unix::net::UnixStream,
+    in_user_namespace: bool,
 ) -> Result<std::ffi::CString, String> {
     let process = &request.process;
     let step = |what: &'static str| move |errno: nix::Error| format!("{what}: {}", program::text(errno));
@@ -124,6 +129,13 @@ fn enter(
         .write_all(b"0")
         .map_err(|error| format!("cannot join the container's cgroup: {error}"))?;
     drop(procs);
+    if in_user_namespace {
+        // Who we were is nobody here.
+        let (user, group) = (Uid::from_raw(0), Gid::from_raw(0));
+        setresgid(group, group, group).map_err(step("setgid to the namespace's root"))?;
+        set_keepcaps(true).map_err(step("keep capabilities"))?;
+        setresuid(user, user, user).map_err(step("setuid to the namespace's root"))?;
+    }
     let syscall = create_syscall();
     for limit in process.rlimits().iter().flatten() {
         syscall
@@ -132,11 +144,8 @@ fn enter(
     }
     setsid().map_err(step("setsid"))?;
     let user = process.user();
-    match request.terminal {
-        Some(size) => open_terminal(size, user.uid(), master_sender)?,
-        None => {
-            give_stdio_to_user(user.uid())?;
-        }
+    if let Some(size) = request.terminal {
+        open_terminal(size, user.uid(), master_sender)?;
     }
     // Directories that only root may enter are allowed as a start; those that only the user may enter are tried again below.
     let first_try = chdir(process.cwd());
@@ -162,8 +171,12 @@ fn enter(
         .collect();
     setgroups(&groups).map_err(step("setgroups"))?;
     let (uid, gid) = (Uid::from_raw(user.uid()), Gid::from_raw(user.gid()));
-    setresgid(gid, gid, gid).map_err(step("setgid"))?;
-    setresuid(uid, uid, uid).map_err(step("setuid"))?;
+    let no_such = |what: &str, id: u32, errno: nix::Error| match errno {
+        nix::Error::EINVAL => format!("{what} {id} is not in the container's user namespace"),
+        errno => format!("cannot become {what} {id}: {}", program::text(errno)),
+    };
+    setresgid(gid, gid, gid).map_err(|errno| no_such("group", gid.as_raw(), errno))?;
+    setresuid(uid, uid, uid).map_err(|errno| no_such("user", uid.as_raw(), errno))?;
     if !no_new_privileges {
         reset_effective(syscall.as_ref()).map_err(|error| format!("capabilities: {error}"))?;
         seccomp(&request.seccomp)?;
@@ -212,5 +225,5 @@ fn open_terminal(size: TerminalSize, uid: u32, sender: &std::os::unix::net::Unix
         None,
     )
     .map_err(failed)?;
-    give_stdio_to_user(uid)
+    stream_owner::give(uid)
 }

@@ -16,6 +16,7 @@ pub mod process;
 mod program;
 mod share;
 mod spec;
+mod stream_owner;
 
 use crate::error::{Error, Kind, Result};
 use crate::reaper::{Reaper, ended};

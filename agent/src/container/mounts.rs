@@ -9,7 +9,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::Pid;
-use oci_spec::runtime::{Mount, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
 use safe_path::scoped_resolve;
 use std::fs::File;
 use std::io;
@@ -137,6 +137,41 @@ pub fn prepare(spec: &mut Spec, rootfs: &Path) -> Result<Unfinished, String> {
     // Last: no further place is found through such a mount.
     unfinished.sort_by_key(|(_, change)| *change == Change::NoLinks);
     Ok(Unfinished(unfinished))
+}
+
+/// A container in a user namespace of its own may not mount what shows a namespace that is not its own, such as the network, which is
+/// the whole pod's: it gets one that is mounted below `directory`, in the calling process's mount namespace.
+pub fn lend_file_systems(spec: &mut Spec, directory: &Path) -> Result<(), String> {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().clone());
+    let has = |kind| namespaces.iter().flatten().any(|namespace| namespace.typ() == kind);
+    if !has(LinuxNamespaceType::User) {
+        return Ok(());
+    }
+    let shows = |file_system: &str| match file_system {
+        "sysfs" => Some(LinuxNamespaceType::Network),
+        "mqueue" => Some(LinuxNamespaceType::Ipc),
+        "proc" => Some(LinuxNamespaceType::Pid),
+        _ => None,
+    };
+    for own in spec.mounts_mut().iter_mut().flatten() {
+        let file_system = own.typ().clone().unwrap_or_default();
+        if shows(&file_system).is_none_or(has) {
+            continue;
+        }
+        let place = directory.join(&file_system);
+        let make = || -> io::Result<()> {
+            std::fs::create_dir_all(&place)?;
+            let name = Some(file_system.as_str());
+            Ok(mount(name, &place, name, MsFlags::empty(), None::<&str>)?)
+        };
+        make().map_err(|error| format!("cannot mount a file system {file_system:?} for the container: {error}"))?;
+        let mut options = own.options().clone().unwrap_or_default();
+        options.push("bind".to_owned());
+        own.set_typ(Some("bind".to_owned()));
+        own.set_source(Some(place));
+        own.set_options(Some(options));
+    }
+    Ok(())
 }
 
 /// A mount of the spec that others may lie in.

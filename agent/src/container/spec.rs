@@ -195,6 +195,7 @@ fn adapt_namespaces(wanted: Vec<LinuxNamespace>, joined: Option<&Joined<'_>>) ->
             let (typ, file) = match name.as_str() {
                 "ipc" => (LinuxNamespaceType::Ipc, "ipc"),
                 "pid" => (LinuxNamespaceType::Pid, "pid"),
+                "user" => (LinuxNamespaceType::User, "user"),
                 "uts" => (LinuxNamespaceType::Uts, "uts"),
                 other => {
                     return Err(Error::invalid(format!(

@@ -232,7 +232,7 @@ fn describe(options: &Options, share: OwnedFd) -> Result<(VmSpec, Vec<OwnedFd>)>
     }
     let outside = if options.shifted_ids { SHIFTED } else { 0 };
     let count = if options.shifted_ids { 65_536 } else { u32::MAX };
-    let map = vec![IdExtent {
+    let ids = vec![IdExtent {
         inside: 0,
         outside,
         count,
@@ -243,11 +243,7 @@ fn describe(options: &Options, share: OwnedFd) -> Result<(VmSpec, Vec<OwnedFd>)>
         memory_mib: options.memory_mib,
         extra_cmdline: options.cmdline.clone(),
         verbose_console: options.console.is_some(),
-        jail: JailSpec {
-            uid_map: map.clone(),
-            gid_map: map,
-        },
-        placed_ids: None,
+        jail: JailSpec { ids },
         fds: kinds,
         disks,
     };

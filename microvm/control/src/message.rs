@@ -25,7 +25,7 @@ pub enum Request {
     /// Ids of the guest whose files are to have an owner here: number N of the list becomes id `FIRST_PLACE` + N of the vmm's user
     /// namespace. Begins with those that were placed before. Answered by `Done`, or by `Failed` when the vmm has the host's ids.
     PlaceIds {
-        /// The ids, each above `LAST_LOW_ID`.
+        /// The ids, none of them one that the namespace has as it is.
         ids: Vec<u32>,
     },
 }
@@ -95,8 +95,6 @@ pub struct VmSpec {
     pub verbose_console: bool,
     /// The namespaces and ids the vmm lives in.
     pub jail: JailSpec,
-    /// As in `PlaceIds`; `None`: the vmm has the host's ids, and none needs a place.
-    pub placed_ids: Option<Vec<u32>>,
     /// What the descriptors of the `Boot` packet are, in order.
     pub fds: Vec<BootFd>,
     /// Disks that are there from the first moment; their descriptors follow in `fds` as `BootFd::Disk`, in this order.
@@ -118,7 +116,7 @@ pub enum BootFd {
     NetworkNamespace,
     /// A block device or image file; see `VmSpec::disks`.
     Disk,
-    /// The lock on the host ids of `JailSpec`: stays open for as long as the process lives. Absent: they are not its own.
+    /// A lock on host ids of `JailSpec`: stays open for as long as the process lives. None: they are not its own.
     IdsLock,
     /// Where guest console output goes (append-only file); absent: only the ring of last lines is kept.
     ConsoleLog,
@@ -127,10 +125,8 @@ pub enum BootFd {
 /// Ids and namespaces.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct JailSpec {
-    /// Lines of uid_map.
-    pub uid_map: Vec<IdExtent>,
-    /// Lines of gid_map.
-    pub gid_map: Vec<IdExtent>,
+    /// Lines of uid_map and of gid_map. The guest's ids are the same inside, but for those behind [`FIRST_PLACE`].
+    pub ids: Vec<IdExtent>,
 }
 
 /// One line of uid_map or gid_map (user_namespaces(7)).
@@ -145,6 +141,18 @@ pub struct IdExtent {
 }
 
 impl IdExtent {
+    /// Every id as it is.
+    pub const ALL: IdExtent = IdExtent {
+        inside: 0,
+        outside: 0,
+        count: u32::MAX,
+    };
+
+    /// Whether it has an id inside.
+    pub fn contains(self, inside: u32) -> bool {
+        inside.checked_sub(self.inside).is_some_and(|nth| nth < self.count)
+    }
+
     /// What is written to uid_map or gid_map, in one write.
     pub fn text(extents: &[IdExtent]) -> String {
         let lines = extents.iter();
@@ -175,9 +183,6 @@ pub struct Counters {
     /// Bytes of guest memory that the vmm wrote before the first instruction.
     pub bytes_copied_at_boot: u64,
 }
-
-/// Ids up to this one are the same in the guest and in the vmm's user namespace.
-pub const LAST_LOW_ID: u32 = 65_535;
 
 /// First id of the vmm's user namespace that stands for a higher one of the guest, as `Request::PlaceIds` says.
 pub const FIRST_PLACE: u32 = 0xffff_0000;

@@ -49,7 +49,7 @@ pub struct BootFds {
     /// In the order of `VmSpec::disks`.
     pub disks: Vec<File>,
     /// Kept open.
-    pub ids_lock: Option<OwnedFd>,
+    pub ids_locks: Vec<OwnedFd>,
     /// Console output.
     pub console_log: Option<File>,
 }
@@ -64,12 +64,16 @@ impl BootFds {
             });
         }
         let (mut kvm, mut kernel, mut agent_image, mut share) = (None, None, None, None);
-        let (mut network, mut ids_lock, mut console_log) = (None, None, None);
-        let mut disks = Vec::new();
+        let (mut network, mut console_log) = (None, None);
+        let (mut disks, mut ids_locks) = (Vec::new(), Vec::new());
         for (kind, fd) in spec.fds.iter().zip(fds) {
             let slot = match kind {
                 BootFd::Disk => {
                     disks.push(File::from(fd));
+                    continue;
+                }
+                BootFd::IdsLock => {
+                    ids_locks.push(fd);
                     continue;
                 }
                 BootFd::Kvm => &mut kvm,
@@ -77,7 +81,6 @@ impl BootFds {
                 BootFd::AgentImage => &mut agent_image,
                 BootFd::Share => &mut share,
                 BootFd::NetworkNamespace => &mut network,
-                BootFd::IdsLock => &mut ids_lock,
                 BootFd::ConsoleLog => &mut console_log,
             };
             if slot.replace(fd).is_some() {
@@ -97,7 +100,7 @@ impl BootFds {
             share: share.ok_or(BootFdsError::Missing("a share"))?,
             network,
             disks,
-            ids_lock,
+            ids_locks,
             console_log: console_log.map(File::from),
         })
     }

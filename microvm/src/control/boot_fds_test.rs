@@ -12,11 +12,7 @@ fn spec(fds: &[BootFd], disks: usize) -> VmSpec {
         memory_mib: 64,
         extra_cmdline: String::new(),
         verbose_console: false,
-        jail: JailSpec {
-            uid_map: Vec::new(),
-            gid_map: Vec::new(),
-        },
-        placed_ids: None,
+        jail: JailSpec { ids: Vec::new() },
         fds: fds.to_vec(),
         disks: (0..disks).map(disk).collect(),
     }

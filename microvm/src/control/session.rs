@@ -99,7 +99,7 @@ fn boot(channel: &Channel) -> Result<Running, SessionError> {
         agent_image,
         network,
         disks,
-        ids_lock,
+        ids_locks,
         console_log,
     } = BootFds::sort(&spec, fds)?;
     reserve_descriptors().map_err(SessionError::Descriptors)?;
@@ -115,7 +115,7 @@ fn boot(channel: &Channel) -> Result<Running, SessionError> {
     };
     let running = start(channel, &spec, parts)?;
     // Open until the process has ended, whatever of it ends before.
-    std::mem::forget(ids_lock);
+    std::mem::forget(ids_locks);
     Ok(running)
 }
 

@@ -1,14 +1,14 @@
 //! Whom files belong to: an owner as the guest numbers it, and as this process's user namespace does.
 //!
-//! The low ids are the same in both. A higher one of the guest has an owner here only when the runtime has given it a place
-//! ([`FIRST_PLACE`] and those after it), for which the files of the host are mapped, too.
+//! Most that the namespace maps are the same in both. Another one of the guest has an owner here only when the runtime has given it a
+//! place ([`FIRST_PLACE`] and those after it), for which the files of the host are mapped, too.
 
 use std::borrow::Cow;
 use std::ffi::CStr;
 use std::io;
 use std::sync::{PoisonError, RwLock};
 
-use bulkhead_vmm_control::{FIRST_PLACE, LAST_LOW_ID};
+use bulkhead_vmm_control::{FIRST_PLACE, IdExtent};
 use nix::libc;
 use thiserror::Error;
 use virtiofsd::filesystem::{Context, Entry, Extensions, GetxattrReply};
@@ -41,36 +41,36 @@ pub enum PlaceError {
     /// A place was to change its owner.
     #[error("ids cannot be placed: number {0} differs from the one that was placed there before")]
     Moved(usize),
-    /// The id has a place by itself.
-    #[error("id {0} cannot be placed: only those above {LAST_LOW_ID} can")]
-    Low(u32),
+    /// The id is the same here.
+    #[error("id {0} cannot be placed: it needs no place")]
+    Needless(u32),
 }
 
 /// The ids that have been placed. Shared by the file server's threads and the main thread.
 #[derive(Debug, Default)]
 pub struct Owners {
-    /// `None`: the namespace has the host's ids, and so has the guest.
+    /// Ids that are the same in both.
+    same: Vec<IdExtent>,
+    /// `None`: there are no places, and all are the same.
     placed: Option<RwLock<Vec<u32>>>,
 }
 
 impl Owners {
-    /// `None`: every id is itself.
-    pub fn new(placed: Option<Vec<u32>>) -> Result<Owners, PlaceError> {
-        let Some(ids) = placed else {
-            return Ok(Owners { placed: None });
-        };
-        let owners = Owners {
-            placed: Some(RwLock::default()),
-        };
-        owners.place(ids)?;
-        Ok(owners)
+    /// For a user namespace that maps `ids`.
+    pub fn new(ids: &[IdExtent]) -> Owners {
+        let (places, same): (Vec<IdExtent>, Vec<IdExtent>) =
+            ids.iter().partition(|extent| extent.inside == FIRST_PLACE);
+        Owners {
+            same,
+            placed: (!places.is_empty()).then(RwLock::default),
+        }
     }
 
     /// Gives ids a place each, in their order. A list that ends before what is placed already takes nothing away.
     pub fn place(&self, ids: Vec<u32>) -> Result<(), PlaceError> {
         let placed = self.placed.as_ref().ok_or(PlaceError::HostIds)?;
-        if let Some(low) = ids.iter().find(|id| **id <= LAST_LOW_ID) {
-            return Err(PlaceError::Low(*low));
+        if let Some(same) = ids.iter().find(|id| self.is_same(**id)) {
+            return Err(PlaceError::Needless(*same));
         }
         let mut placed = placed.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(moved) = placed.iter().zip(&ids).position(|(before, now)| before != now) {
@@ -159,12 +159,16 @@ impl Owners {
 
     fn inward(&self, guest: u32) -> io::Result<u32> {
         let Some(placed) = &self.placed else { return Ok(guest) };
-        if guest <= LAST_LOW_ID || guest == NONE {
+        if guest == NONE || self.is_same(guest) {
             return Ok(guest);
         }
         let placed = placed.read().unwrap_or_else(PoisonError::into_inner);
         let place = placed.iter().position(|id| *id == guest).ok_or_else(invalid)?;
         Ok(FIRST_PLACE + place as u32)
+    }
+
+    fn is_same(&self, id: u32) -> bool {
+        self.same.iter().any(|extent| extent.contains(id))
     }
 
     fn outward(&self, here: u32) -> u32 {

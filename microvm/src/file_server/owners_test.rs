@@ -2,8 +2,20 @@ use nix::libc;
 
 use super::*;
 
+/// The low ids and those from 100000 are the same.
 fn owners(ids: &[u32]) -> Owners {
-    Owners::new(Some(ids.to_vec())).unwrap()
+    let extent = |inside, outside, count| IdExtent { inside, outside, count };
+    let owners = Owners::new(&[
+        extent(0, 1_900_000_000, 65_536),
+        extent(FIRST_PLACE, 1_900_065_536, 160),
+        extent(100_000, 1_901_000_000, 65_536),
+    ]);
+    owners.place(ids.to_vec()).unwrap();
+    owners
+}
+
+fn hosts() -> Owners {
+    Owners::new(&[IdExtent::ALL])
 }
 
 #[test]
@@ -12,13 +24,15 @@ fn placed_ids_are_themselves_in_the_guest_and_places_here() {
     for (guest, here) in [
         (0, 0),
         (65_535, 65_535),
+        (100_000, 100_000),
+        (165_535, 165_535),
         (70_000, FIRST_PLACE),
         (1_000_650_000, FIRST_PLACE + 1),
         (NONE, NONE),
     ] {
         assert_eq!((owners.inward(guest).unwrap(), owners.outward(here)), (here, guest));
     }
-    for nobody in [70_001, FIRST_PLACE, FIRST_PLACE + 1] {
+    for nobody in [70_001, 99_999, 165_536, FIRST_PLACE, FIRST_PLACE + 1] {
         assert_eq!(owners.inward(nobody).unwrap_err().raw_os_error(), Some(libc::EINVAL));
     }
     assert_eq!(owners.outward(FIRST_PLACE + 2), NOBODY);
@@ -26,7 +40,7 @@ fn placed_ids_are_themselves_in_the_guest_and_places_here() {
 
 #[test]
 fn without_places_every_id_is_itself() {
-    let owners = Owners::default();
+    let owners = hosts();
     for id in [0, 70_000, FIRST_PLACE, NONE] {
         assert_eq!((owners.inward(id).unwrap(), owners.outward(id)), (id, id));
     }
@@ -41,7 +55,7 @@ fn places_are_added_and_never_change() {
     owners.place(vec![70_000]).unwrap();
     assert_eq!(owners.inward(80_000).unwrap(), FIRST_PLACE + 1);
     assert_eq!(owners.place(vec![80_000]), Err(PlaceError::Moved(0)));
-    assert_eq!(owners.place(vec![70_000, 80_000, 5]), Err(PlaceError::Low(5)));
+    assert_eq!(owners.place(vec![70_000, 80_000, 5]), Err(PlaceError::Needless(5)));
     assert_eq!(owners.inward(80_000).unwrap(), FIRST_PLACE + 1);
 }
 
@@ -99,7 +113,7 @@ fn what_is_asked_and_told_is_renumbered() {
             gid: 0.into(),
             pid: 1,
         };
-        assert!(owners.caller(caller).is_err() && (nobody != NONE || Owners::default().caller(caller).is_err()));
+        assert!(owners.caller(caller).is_err() && (nobody != NONE || hosts().caller(caller).is_err()));
     }
     let told = owners.told(Attr {
         uid: FIRST_PLACE.into(),

@@ -28,6 +28,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{
     ForkResult, Gid, Pid, Uid, chdir, fchdir, fork, pipe2, pivot_root, read, setgroups, setresgid, setresuid, write,
 };
+use rustix::thread::{CapabilitiesSecureBits, set_capabilities_secure_bits};
 use thiserror::Error;
 
 use super::capabilities;
@@ -99,6 +100,7 @@ pub fn enter(
     unshare(CloneFlags::CLONE_NEWUSER).map_err(failed("make a user namespace"))?;
     mapper.finish(spec)?;
     become_root()?;
+    keep_capabilities_as_anybody().map_err(failed("keep capabilities as another user"))?;
     umask(Mode::empty());
     // 0 would not keep the kernel from piping guest memory to a crash handler (core_pattern with "|"), 1 and undumpable do.
     setrlimit(Resource::RLIMIT_CORE, 1, 1).map_err(failed("forbid core dumps"))?;
@@ -179,23 +181,29 @@ impl Mapper {
         match waitpid(self.child, None) {
             Ok(WaitStatus::Exited(_, 0)) => Ok(()),
             _ => Err(JailError::Map {
-                maps: format!("uid {:?}, gid {:?}", spec.uid_map, spec.gid_map),
+                maps: format!("{:?}", spec.ids),
             }),
         }
     }
 }
 
 fn write_maps(spec: &JailSpec, proc: &OwnedFd, process: &str) -> Result<(), Errno> {
-    for (name, extents) in [("uid_map", &spec.uid_map), ("gid_map", &spec.gid_map)] {
+    let text = IdExtent::text(&spec.ids);
+    for name in ["uid_map", "gid_map"] {
         let path = format!("{process}/{name}");
         let file = openat(proc, path.as_str(), OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
-        let text = IdExtent::text(extents);
         // The kernel takes a map in one write or not at all.
         if write(&file, text.as_bytes())? != text.len() {
             return Err(Errno::EIO);
         }
     }
     Ok(())
+}
+
+/// The file server acts as the user whom a new file is to belong to. Whether that user may make it, the guest's kernel has decided, by
+/// more than the user: a process can have capabilities there.
+fn keep_capabilities_as_anybody() -> Result<(), Errno> {
+    set_capabilities_secure_bits(CapabilitiesSecureBits::NO_SETUID_FIXUP).map_err(|e| Errno::from_raw(e.raw_os_error()))
 }
 
 /// Takes id 0 of the namespace, whatever that is outside.

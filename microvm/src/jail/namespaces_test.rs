@@ -1,5 +1,7 @@
 use std::os::fd::AsRawFd;
 
+use caps::{CapSet, Capability};
+
 use super::*;
 
 #[test]
@@ -72,14 +74,12 @@ fn jailed_child(share: &std::path::Path, far: &Channel) -> i32 {
         open(share, OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty())
     };
     let Ok(root) = prepare() else { return 1 };
-    let map = vec![IdExtent {
-        inside: 0,
-        outside: 100_000,
-        count: 65_536,
-    }];
     let spec = JailSpec {
-        uid_map: map.clone(),
-        gid_map: map,
+        ids: vec![IdExtent {
+            inside: 0,
+            outside: 100_000,
+            count: 65_536,
+        }],
     };
     let entered = match enter(&spec, &root, None, far) {
         Ok(entered) => entered,
@@ -111,6 +111,12 @@ fn jailed_child(share: &std::path::Path, far: &Channel) -> i32 {
             "nothing new in the root",
             std::fs::create_dir("/new").is_err() && std::fs::remove_file("/only").is_err(),
         ),
+        ("capabilities as anybody", {
+            let any = nix::unistd::Uid::from_raw(1000);
+            let makes = nix::unistd::seteuid(any).is_ok()
+                && caps::has_cap(None, CapSet::Effective, Capability::CAP_DAC_OVERRIDE).unwrap_or(false);
+            nix::unistd::seteuid(nix::unistd::Uid::from_raw(0)).is_ok() && makes
+        }),
         ("files by number", opens_by_number(&entered.descriptors)),
         ("no way up", {
             let opens = |path| openat(&entered.descriptors, path, OFlag::O_PATH, Mode::empty()).is_ok();

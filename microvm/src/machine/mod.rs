@@ -220,7 +220,7 @@ impl Machine {
             console,
             vsock,
             disks: Vec::new(),
-            owners: Arc::new(Owners::new(spec.placed_ids.clone())?),
+            owners: Arc::new(Owners::new(&spec.jail.ids)),
             vm,
             io,
             bus,

@@ -1,27 +1,33 @@
-//! The host's ids that a pod's monitor and files have: a range of its own for each living pod.
+//! The host's ids that a pod's monitor and files have: ranges of its own for each living pod.
 //!
-//! A pod's ids 0 to 65535, and the higher ones that its containers' specifications name, stand for ids of the host that nobody else
-//! has. The monitor lives in a user namespace of these and owns nothing else on the host; a pod's files are mounted with its map
-//! (see `rootfs`), so that their owners on the disk are what they would be without it. That namespace's map is made once, and
-//! containers come later: so the monitor has places for higher ids, and is told which id has which ([`Identity::placed`]).
+//! A pod's ids 0 to 65535, those behind its containers' user namespaces, and the higher ones that its containers' specifications
+//! name, stand for ids of the host that nobody else has. The monitor lives in a user namespace of these and owns nothing else on the
+//! host; a pod's files are mounted with its map (see `rootfs`), so that their owners on the disk are what they would be without it.
+//! That namespace's map is made once, and containers come later: so the monitor has places for higher ids, and is told which id has
+//! which ([`Identity::placed`]); what user namespaces of later containers stand for must be known from the start.
 //!
 //! Where files cannot be mapped so (a root file system that is an overlay already, as Docker's; a network file system), the map is
 //! the identity: the log and the pod's record say so, and the config can forbid it.
 //!
 //! Everything here blocks.
 
+mod file_map;
+mod guest_ids;
 mod namespace;
 mod pool;
 mod subordinate;
 
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd, OwnedFd};
+use std::ops::RangeInclusive;
+use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use bulkhead_vmm_control::{FIRST_PLACE, IdExtent, LAST_LOW_ID};
+use bulkhead_vmm_control::{FIRST_PLACE, IdExtent};
 use serde_json::Value;
 
+pub(crate) use file_map::{FileMap, Shift};
+pub use guest_ids::GuestIds;
 pub(crate) use pool::release;
 
 use crate::config::{Config, IdMapping};
@@ -29,15 +35,18 @@ use crate::error::{Error, Result};
 use crate::pod::{ContainerSpec, PodSpec, Undo};
 use crate::{rootfs, spec, volumes};
 
-/// Ids of a pod that are always mapped, and of which a range on the host begins with as many.
-const LOW: u32 = LAST_LOW_ID + 1;
+/// Ids of a pod that are always mapped, and of which its first range on the host begins with as many.
+const LOW: u32 = 65_536;
 
-/// Higher ids that a pod can have besides, each on a line of at most 24 bytes in the map of its files: a map must be shorter than a
-/// page (user_namespaces(7)).
+/// Higher ids that a pod can have besides, each on a line of at most 24 bytes in the map of its files, where a range has 28: a map must
+/// be shorter than a page (user_namespaces(7)).
 const HIGH: usize = 160;
 
-/// Host ids of one pod.
+/// Host ids that a pod takes at a time.
 const RANGE: u32 = LOW + HIGH as u32;
+
+/// Most ranges that a pod can have besides the first, for what is behind user namespaces.
+const MORE_RANGES: usize = 8;
 
 /// Pods with this annotation set to "never" keep the host's ids, where the config allows it.
 pub(crate) const ANNOTATION: &str = "io.bulkhead.id_mapping";
@@ -51,47 +60,20 @@ pub(crate) struct Identity(Option<Own>);
 
 #[derive(Debug)]
 struct Own {
-    base: u32,
+    /// First ids of its ranges on the host.
+    bases: Vec<u32>,
+    /// Ids of the guest that are mapped from the start: the low ones, then those behind user namespaces.
+    known: Vec<IdExtent>,
     placed: Mutex<Placed>,
-    /// Until the monitor has it.
-    lock: Mutex<Option<OwnedFd>>,
+    /// Until the monitor has them.
+    locks: Mutex<Vec<OwnedFd>>,
 }
 
-/// The higher ids that have places, and a user namespace whose map has all ids of the pod as they are on the disk.
-#[derive(Debug, Clone)]
+/// The other ids, which have places, and how files are mapped with all of them.
+#[derive(Debug)]
 struct Placed {
     ids: Vec<u32>,
-    namespace: Arc<OwnedFd>,
-}
-
-/// How a container's files are mapped.
-#[derive(Debug)]
-pub(crate) struct FileMap {
-    namespace: Arc<OwnedFd>,
-    base: u32,
-    /// The higher ids in it.
-    ids: Vec<u32>,
-}
-
-impl FileMap {
-    pub(crate) fn as_map(&self) -> rootfs::Map<'_> {
-        rootfs::Map {
-            namespace: self.namespace.as_fd(),
-            root: self.base,
-        }
-    }
-
-    /// Refuses a process that is added to the container and has an id without a place in the map.
-    pub(crate) fn check(&self, process: Option<&Value>) -> Result<()> {
-        match high(&ids_of(process)).iter().find(|id| !self.ids.contains(id)) {
-            None => Ok(()),
-            Some(id) => Err(Error::invalid(format!(
-                "user or group {id} is not among the ids that the container's files can belong to, which are 0 to {LAST_LOW_ID} and the \
-                 higher ones that it and the pod's containers before it run as: let it run as this id (additional groups count, \
-                 too), or annotate the pod with {ANNOTATION}: \"never\""
-            ))),
-        }
-    }
+    files: FileMap,
 }
 
 impl Identity {
@@ -126,44 +108,41 @@ impl Identity {
         }
     }
 
-    /// First id of the range on the host; `None`: the host's own ids.
-    pub(crate) fn base(&self) -> Option<u32> {
-        self.0.as_ref().map(|own| own.base)
+    /// First ids of its ranges on the host; empty: the host's own ids.
+    pub(crate) fn bases(&self) -> Vec<u32> {
+        self.0.as_ref().map_or_else(Vec::new, |own| own.bases.clone())
     }
 
     /// Lines of the monitor's uid_map and gid_map.
     pub(crate) fn extents(&self) -> Vec<IdExtent> {
-        match &self.0 {
-            Some(own) => places(own.base),
-            None => vec![IdExtent {
-                inside: 0,
-                outside: 0,
-                count: u32::MAX,
-            }],
-        }
+        let Some(own) = &self.0 else { return vec![IdExtent::ALL] };
+        let mut lines = own.known.clone();
+        lines.extend(own.bases.first().map(|base| places(*base)));
+        lines
     }
 
-    /// The higher ids that have places in the monitor, in the order of these; `None`: none needs one.
-    pub(crate) fn placed(&self) -> Option<Vec<u32>> {
-        Some(self.0.as_ref()?.placed().ids.clone())
+    /// The ids that have places in the monitor, in the order of these.
+    pub(crate) fn placed(&self) -> Vec<u32> {
+        self.0.as_ref().map_or_else(Vec::new, |own| own.placed().ids.clone())
     }
 
-    /// How the files of a container with this process are to be mapped, whose ids get places; `None`: not at all. The monitor must know
-    /// the places before the container is made.
-    pub(crate) fn files_of(&self, process: Option<&Value>) -> Result<Option<FileMap>> {
+    /// How the files of a container with these ids are to be mapped, which get places; `None`: not at all. The monitor must know the
+    /// places before the container is made.
+    pub(crate) fn files_of(&self, ids: &GuestIds) -> Result<Option<FileMap>> {
         let Some(own) = &self.0 else { return Ok(None) };
-        own.place(&ids_of(process)).map(Some)
+        own.check(&ids.high_ranges())?;
+        own.place(&ids.high_single()).map(Some)
     }
 
-    /// What the monitor has to hold as long as it lives: nobody else gets the range until it has ended. Once.
-    pub(crate) fn take_lock(&self) -> Option<OwnedFd> {
-        let own = self.0.as_ref()?;
-        own.lock.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// What the monitor has to hold as long as it lives: nobody else gets the ranges until it has ended. Once.
+    pub(crate) fn take_locks(&self) -> Vec<OwnedFd> {
+        let Some(own) = &self.0 else { return Vec::new() };
+        std::mem::take(&mut *own.locks.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl Own {
-    /// A range in which the container's files can be mapped. The inner error says what of them cannot; then nothing is taken.
+    /// Ranges by which the container's files can be mapped. The inner error says what of them cannot; then nothing is taken.
     fn for_files(
         pod: &PodSpec,
         first: Option<&ContainerSpec>,
@@ -174,8 +153,12 @@ impl Own {
             Some(first) => Some((first, spec::load(&first.bundle)?)),
             None => None,
         };
+        let parts = match parts(&pod.ids.high_ranges()) {
+            Ok(parts) => parts,
+            Err(cause) => return Ok(Err(cause)),
+        };
         let mut step = Undo::default();
-        let own = Own::take(config, &pod.ids, &mut step)?;
+        let own = Own::take(config, &parts, &pod.ids.high_single(), &mut step)?;
         match first.map_or(Ok(()), |(first, spec)| own.try_map(first, &spec)) {
             Ok(()) => {
                 undo.append(step);
@@ -189,43 +172,91 @@ impl Own {
         }
     }
 
-    fn take(config: &Config, ids: &BTreeSet<u32>, undo: &mut Undo) -> Result<Own> {
+    /// Takes a range for the low ids and the places of `high`, and one for each of the parts.
+    fn take(config: &Config, parts: &[RangeInclusive<u32>], high: &BTreeSet<u32>, undo: &mut Undo) -> Result<Own> {
         let ranges = subordinate::ranges(Path::new("/etc"))?;
-        let (base, theirs) = pool::take(&config.ids_dir, &ranges, undo)?;
-        let ids = with_places(&[], ids)?;
-        let namespace = namespace_for(base, &ids)?;
-        Ok(Own {
-            base,
-            placed: Mutex::new(Placed { ids, namespace }),
-            lock: Mutex::new(Some(theirs)),
-        })
+        let (mut bases, mut known, mut locks) = (Vec::new(), Vec::new(), Vec::new());
+        for part in std::iter::once(&(0..=LOW - 1)).chain(parts) {
+            let (base, theirs) = pool::take(&config.ids_dir, &ranges, undo)?;
+            bases.push(base);
+            locks.push(theirs);
+            known.push(IdExtent {
+                inside: *part.start(),
+                outside: base,
+                count: part.end() - part.start() + 1,
+            });
+        }
+        let placed = Placed {
+            ids: Vec::new(),
+            files: FileMap::new(&known, &known)?,
+        };
+        let own = Own {
+            bases,
+            known,
+            placed: Mutex::new(placed),
+            locks: Mutex::new(locks),
+        };
+        own.place(high)?;
+        Ok(own)
     }
 
     fn placed(&self) -> MutexGuard<'_, Placed> {
         self.placed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Refuses what was not known when the pod began.
+    fn check(&self, ranges: &[RangeInclusive<u32>]) -> Result<()> {
+        for range in ranges {
+            let mut next = *range.start();
+            while next <= *range.end() {
+                let Some(extent) = self.known.iter().find(|extent| extent.contains(next)) else {
+                    return Err(Error::invalid(format!(
+                        "id {next} behind the container's user namespace is not among those that the pod began with: give its sandbox \
+                         or first container the same user namespace, or annotate the pod with {ANNOTATION}: \"never\""
+                    )));
+                };
+                next = extent.inside.saturating_add(extent.count);
+            }
+        }
+        Ok(())
+    }
+
     /// Gives those of some ids places that need one and have none.
     fn place(&self, ids: &BTreeSet<u32>) -> Result<FileMap> {
+        let known = |id: &u32| self.known.iter().any(|extent| extent.contains(*id));
         let mut placed = self.placed();
-        let ids = with_places(&placed.ids, ids)?;
-        if ids.len() > placed.ids.len() {
-            let namespace = namespace_for(self.base, &ids)?;
-            *placed = Placed { ids, namespace };
+        let mut all = placed.ids.clone();
+        all.extend(ids.iter().filter(|id| !placed.ids.contains(id) && !known(id)));
+        if all.len() > HIGH {
+            return Err(Error::invalid(format!(
+                "the pod's containers name {} user and group ids above {}, at most {HIGH} are possible",
+                all.len(),
+                LOW - 1
+            )));
         }
-        Ok(FileMap {
-            namespace: placed.namespace.clone(),
-            base: self.base,
-            ids: placed.ids.clone(),
-        })
+        if all.len() > placed.ids.len()
+            && let Some(base) = self.bases.first()
+        {
+            let mut lines = self.known.clone();
+            lines.extend((base + LOW..).zip(&all).map(|(outside, inside)| IdExtent {
+                inside: *inside,
+                outside,
+                count: 1,
+            }));
+            *placed = Placed {
+                ids: all,
+                files: FileMap::new(&lines, &lines)?,
+            };
+        }
+        Ok(placed.files.clone())
     }
 
     /// Fails with what of the container's files cannot be mapped. Whatever else is wrong with them is found when they are mounted.
     fn try_map(&self, container: &ContainerSpec, spec: &Value) -> Result<()> {
         let root = spec::text(spec, "/root/path");
-        let files = self.place(&BTreeSet::new())?;
-        rootfs::try_map(&container.rootfs, &container.bundle, root, files.as_map())?;
-        volumes::try_map(spec, &container.bundle, files.as_map())
+        let files = self.placed().files.clone();
+        rootfs::try_map(&container.rootfs, &container.bundle, root, &files)?;
+        volumes::try_map(spec, &container.bundle, &files)
     }
 }
 
@@ -250,70 +281,36 @@ fn asked_by(pod: &PodSpec, config: IdMapping) -> Result<IdMapping> {
     )))
 }
 
-/// Ids that have places, and after them those of `ids` that need one.
-fn with_places(placed: &[u32], ids: &BTreeSet<u32>) -> Result<Vec<u32>> {
-    let mut all = placed.to_vec();
-    all.extend(high(ids).into_iter().filter(|id| !placed.contains(id)));
-    if all.len() > HIGH {
-        return Err(Error::invalid(format!(
-            "the pod's containers name {} user and group ids above {LAST_LOW_ID}, at most {HIGH} are possible",
-            all.len()
-        )));
+/// What is behind user namespaces, in parts of which each fits into a range.
+fn parts(ranges: &[RangeInclusive<u32>]) -> Result<Vec<RangeInclusive<u32>>> {
+    let too_many = || {
+        Error::invalid(format!(
+            "the user namespaces of its containers stand for more ids than fit into {MORE_RANGES} ranges of {RANGE}, or for some above {}",
+            FIRST_PLACE - 1
+        ))
+    };
+    let mut parts = Vec::new();
+    for range in ranges {
+        let mut first = *range.start();
+        while first <= *range.end() {
+            if parts.len() == MORE_RANGES || *range.end() >= FIRST_PLACE {
+                return Err(too_many());
+            }
+            let last = first.saturating_add(RANGE - 1).min(*range.end());
+            parts.push(first..=last);
+            first = last + 1;
+        }
     }
-    Ok(all)
+    Ok(parts)
 }
 
-/// The map of the monitor's user namespace for a range that begins with `base`: the low ids as they are, then the places.
-fn places(base: u32) -> Vec<IdExtent> {
-    let low = IdExtent {
-        inside: 0,
-        outside: base,
-        count: LOW,
-    };
-    let high = IdExtent {
+/// The line of the monitor's map for the places, which are behind the low ids of the range that begins with `base`.
+fn places(base: u32) -> IdExtent {
+    IdExtent {
         inside: FIRST_PLACE,
         outside: base + LOW,
         count: HIGH as u32,
-    };
-    vec![low, high]
-}
-
-/// The map of the files: the low ids as they are, and each of the higher ones for its place.
-fn extents(base: u32, ids: &[u32]) -> Vec<IdExtent> {
-    let low = IdExtent {
-        inside: 0,
-        outside: base,
-        count: LOW,
-    };
-    let high = (base + LOW..).zip(ids).map(|(outside, inside)| IdExtent {
-        inside: *inside,
-        outside,
-        count: 1,
-    });
-    std::iter::once(low).chain(high).collect()
-}
-
-fn namespace_for(base: u32, ids: &[u32]) -> Result<Arc<OwnedFd>> {
-    let made = namespace::with_map(&extents(base, ids));
-    made.map(Arc::new)
-        .map_err(|e| Error::internal(format!("cannot make a user namespace for the ids from {base}")).caused_by(e))
-}
-
-/// Those of some ids that are higher than the low ones.
-fn high(ids: &BTreeSet<u32>) -> BTreeSet<u32> {
-    // The highest of all is no id (chown(2)).
-    ids.range(LOW..u32::MAX).copied().collect()
-}
-
-/// User and group ids that a process has by its OCI description.
-pub(crate) fn ids_of(process: Option<&Value>) -> BTreeSet<u32> {
-    let user = process.and_then(|process| process.get("user"));
-    let single = ["uid", "gid"].iter().filter_map(|key| user?.get(*key));
-    let groups = user
-        .and_then(|user| user.get("additionalGids"))
-        .and_then(Value::as_array);
-    let ids = single.chain(groups.into_iter().flatten()).filter_map(Value::as_u64);
-    ids.filter_map(|id| u32::try_from(id).ok()).collect()
+    }
 }
 
 fn kernel_is_new() -> Result<()> {

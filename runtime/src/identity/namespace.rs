@@ -18,8 +18,8 @@ use nix::unistd::{Pid, close, pipe2, read};
 /// The child does next to nothing.
 const STACK: usize = 16 * 1024;
 
-/// A new user namespace with the same map for users and groups. It lasts as long as the descriptor or a mount that is mapped by it.
-pub(super) fn with_map(extents: &[IdExtent]) -> io::Result<OwnedFd> {
+/// A new user namespace with these maps. It lasts as long as the descriptor or a mount that is mapped by it.
+pub(super) fn with_map(users: &[IdExtent], groups: &[IdExtent]) -> io::Result<OwnedFd> {
     let (wait, go) = pipe2(OFlag::O_CLOEXEC)?;
     let mut stack = [0u8; STACK];
     let inherited = go.as_raw_fd();
@@ -38,19 +38,18 @@ pub(super) fn with_map(extents: &[IdExtent]) -> io::Result<OwnedFd> {
             Some(Signal::SIGCHLD as i32),
         )
     }?;
-    let made = describe(child, extents);
+    let made = describe(child, users, groups);
     let _ = kill(child, Signal::SIGKILL);
     let _ = waitpid(child, None);
     made
 }
 
-fn describe(child: Pid, extents: &[IdExtent]) -> io::Result<OwnedFd> {
+fn describe(child: Pid, users: &[IdExtent], groups: &[IdExtent]) -> io::Result<OwnedFd> {
     let folder = PathBuf::from(format!("/proc/{child}"));
-    let text = IdExtent::text(extents);
-    for name in ["uid_map", "gid_map"] {
+    for (name, extents) in [("uid_map", users), ("gid_map", groups)] {
         // The kernel takes a map in one write or not at all.
         let mut file = File::options().write(true).open(folder.join(name))?;
-        file.write_all(text.as_bytes())?;
+        file.write_all(IdExtent::text(extents).as_bytes())?;
     }
     Ok(File::open(folder.join("ns/user"))?.into())
 }

@@ -18,9 +18,9 @@ use super::types::{ContainerSpec, PodEvent, StdioPaths};
 use super::undo::Undo;
 use crate::agent_client::{ProcessIo, StreamIds};
 use crate::error::{Error, ErrorKind, Result, blocking};
-use crate::identity::{FileMap, Identity};
+use crate::identity::{FileMap, GuestIds, Identity};
 use crate::ids::ContainerId;
-use crate::spec::{self, CRI_CONTAINER_TYPE, PidOwner, text};
+use crate::spec::{self, CRI_CONTAINER_TYPE, Neighbours, PidOwner, text};
 use crate::stdio::{Endpoints, GuestEnds, Streams, assign_ids, write_header};
 use crate::{rootfs, volumes};
 
@@ -81,16 +81,15 @@ struct Mounted {
     spec: Value,
     /// These, and their sources.
     names: Vec<(String, String)>,
-    /// How they all are mapped; `None`: not at all.
-    files: Option<FileMap>,
+    /// Who they can belong to, where a process that is added later could be somebody else.
+    owners: Option<FileMap>,
 }
 
 fn mount(container: &ContainerSpec, share: &std::path::Path, identity: &Identity, undo: &mut Undo) -> Result<Mounted> {
     let mut spec = spec::load(&container.bundle)?;
-    let files = identity
-        .files_of(spec.get("process"))
-        .map_err(|e| e.context(format!("container {}", container.id)))?;
-    let map = || files.as_ref().map(FileMap::as_map);
+    let named = |e: Error| e.context(format!("container {}", container.id));
+    let ids = GuestIds::of(&spec).map_err(named)?;
+    let files = identity.files_of(&ids).map_err(named)?;
     let rootfs = if rootfs::lies_ready(&container.rootfs) {
         READY_ROOTFS
     } else {
@@ -104,7 +103,7 @@ fn mount(container: &ContainerSpec, share: &std::path::Path, identity: &Identity
         &container.bundle,
         root_path.as_deref(),
         &folders.rootfs,
-        map(),
+        files.as_ref(),
         undo,
     )?;
     let names = volumes::prepare(
@@ -112,10 +111,15 @@ fn mount(container: &ContainerSpec, share: &std::path::Path, identity: &Identity
         &container.id,
         &container.bundle,
         &folders.mounts,
-        map(),
+        files.as_ref(),
         undo,
     )?;
-    Ok(Mounted { spec, names, files })
+    Ok(Mounted {
+        spec,
+        names,
+        // Behind a user namespace the guest's kernel says which there are.
+        owners: files.filter(|_| ids.ranges.is_empty()),
+    })
 }
 
 /// A container that the guest knows.
@@ -126,8 +130,10 @@ pub(super) struct Container {
     pub(super) hooks: Hooks,
     frozen: AtomicBool,
     oom_score_adj: Option<i32>,
-    /// How its files are mapped; `None`: not at all.
-    files: Option<FileMap>,
+    /// As in [`Mounted`].
+    owners: Option<FileMap>,
+    /// Path of the user namespace that its specification has.
+    user_namespace: Option<String>,
     execs: Mutex<BTreeMap<String, Exec>>,
     undo: Mutex<Undo>,
 }
@@ -180,7 +186,7 @@ impl Container {
 
     /// Refuses an OCI "process" whose ids the container's files cannot belong to.
     pub(super) fn check_ids(&self, process: Option<&Value>) -> Result<()> {
-        self.files.as_ref().map_or(Ok(()), |files| files.check(process))
+        self.owners.as_ref().map_or(Ok(()), |owners| owners.check(process))
     }
 
     /// The OCI "process" of an exec, once.
@@ -258,8 +264,9 @@ impl Pod {
         let id = prepared.id.clone();
         let spec = std::mem::take(&mut prepared.mounted.spec);
         let hooks = Hooks::of(&spec, id.as_str(), &prepared.bundle)?;
-        if let Some(ids) = self.identity.placed().filter(|ids| !ids.is_empty()) {
-            self.vmm.place_ids(ids).await?;
+        let placed = self.identity.placed();
+        if !placed.is_empty() {
+            self.vmm.place_ids(placed).await?;
         }
         let sandbox = spec
             .get("annotations")
@@ -269,7 +276,8 @@ impl Pod {
             .pointer("/process/oomScoreAdj")
             .and_then(Value::as_i64)
             .and_then(|n| i32::try_from(n).ok());
-        let guest_spec = spec::for_guest(spec, &id, &|pid| self.owner_of(pid))?;
+        let user_namespace = spec::user_namespace(&spec).map(str::to_owned);
+        let guest_spec = spec::for_guest(spec, &id, self)?;
         let size = guest_spec.console_size;
         let init = Arc::new(Process::new(id.as_str(), None, prepared.stdio.clone(), size));
         let created = async {
@@ -303,7 +311,8 @@ impl Pod {
             hooks,
             frozen: AtomicBool::new(false),
             oom_score_adj: score.filter(|_| !sandbox),
-            files: prepared.mounted.files.take(),
+            owners: prepared.mounted.owners.take(),
+            user_namespace,
             execs: Mutex::new(BTreeMap::new()),
             undo: Mutex::new(Undo::default()),
             id,
@@ -479,8 +488,9 @@ impl Pod {
             tracing::warn!("pod {}: {error}", self.id);
         }
     }
+}
 
-    /// Whose pid it is, for specs that name namespaces by it.
+impl Neighbours for Pod {
     fn owner_of(&self, pid: u32) -> PidOwner {
         let owner = self.all_containers().into_iter().find(|c| c.init.pid() == pid);
         match owner {
@@ -488,6 +498,12 @@ impl Pod {
             None if pid == self.vmm_pid() => PidOwner::Pod,
             None => PidOwner::Nobody,
         }
+    }
+
+    fn with_user_namespace(&self, path: &str) -> Option<String> {
+        let mut containers = self.all_containers().into_iter();
+        let container = containers.find(|c| c.user_namespace.as_deref() == Some(path))?;
+        Some(container.id.to_string())
     }
 }
 

@@ -52,7 +52,7 @@ impl Ground {
             cgroup: spec.cgroup_path.clone(),
             vcpus: size.vcpus,
             memory_mib: size.memory_mib,
-            host_ids: identity.base(),
+            host_ids: identity.bases(),
             created: now(),
         };
         folder.write_record(&record)?;
@@ -113,10 +113,8 @@ impl Ground {
             extra_cmdline: kernel_parameters,
             verbose_console: config.verbose_console,
             jail: JailSpec {
-                uid_map: identity.extents(),
-                gid_map: identity.extents(),
+                ids: identity.extents(),
             },
-            placed_ids: identity.placed(),
             fds: kinds,
             disks: Vec::new(),
         };
@@ -158,9 +156,8 @@ fn open_fds(
         .map_err(|e| Error::io("cannot open the pod's share", &share, e))?;
     fds.push((BootFd::Share, share.into()));
     fds.push((BootFd::NetworkNamespace, network_namespace(netns)?));
-    if let Some(lock) = identity.take_lock() {
-        fds.push((BootFd::IdsLock, lock));
-    }
+    let locks = identity.take_locks().into_iter();
+    fds.extend(locks.map(|lock| (BootFd::IdsLock, lock)));
     if config.verbose_console {
         let path = folder.console_log();
         let log = File::options().append(true).create(true).mode(0o600).open(&path);

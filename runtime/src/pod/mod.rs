@@ -25,4 +25,5 @@ pub use types::{
     ContainerSpec, Exit, PidInfo, PodEvent, PodResources, PodSpec, ProcessState, RootfsMount, Stats, Status, StdioPaths,
 };
 
+pub use crate::identity::GuestIds;
 pub(crate) use undo::Undo;

@@ -1,6 +1,6 @@
 //! A pod whose machine is a `sleep` and whose agent is this test.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -54,7 +54,7 @@ impl Fake {
             cgroup_path: None,
             resources: PodResources::default(),
             oom_score_adj: None,
-            ids: BTreeSet::new(),
+            ids: GuestIds::default(),
             annotations: HashMap::new(),
         };
         let parts = Parts {
@@ -83,7 +83,8 @@ impl Fake {
             hooks: Hooks::of(&json!({}), id.as_str(), Path::new("/nonexistent")).unwrap(),
             frozen: AtomicBool::new(false),
             oom_score_adj: None,
-            files: None,
+            owners: None,
+            user_namespace: None,
             execs: Mutex::default(),
             undo: Mutex::default(),
             id,

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::types::{PodResources, PodSpec};
 use crate::error::{Error, Result};
-use crate::identity;
+use crate::identity::GuestIds;
 use crate::ids::{ContainerId, validate_namespace};
 use crate::spec::{self, CRI_CONTAINER_TYPE, text};
 
@@ -39,7 +39,7 @@ fn from_spec(namespace: &str, id: ContainerId, spec: &Value) -> Result<PodSpec> 
         cgroup_path: text(spec, "/linux/cgroupsPath").map(str::to_owned),
         resources,
         oom_score_adj: oom_score_adj.filter(|_| !sandbox),
-        ids: identity::ids_of(spec.get("process")),
+        ids: GuestIds::of(spec)?,
         annotations,
         id,
     })

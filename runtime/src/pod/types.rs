@@ -1,9 +1,10 @@
 //! What callers hand in and get back.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+use crate::identity::GuestIds;
 use crate::ids::ContainerId;
 
 /// What a pod is made of, before any container is known. [`PodSpec::from_bundle`] reads it from a bundle.
@@ -23,8 +24,8 @@ pub struct PodSpec {
     pub resources: PodResources,
     /// The spec's `process.oomScoreAdj` of the pod's workload; a sandbox's own is not one.
     pub oom_score_adj: Option<i32>,
-    /// User and group ids that its processes have; those above 65535 need a place of their own among the pod's host ids.
-    pub ids: BTreeSet<u32>,
+    /// User and group ids that its processes have; those above 65535 need one of the pod's host ids each.
+    pub ids: GuestIds,
     /// Annotations, of which some set options of the pod (see the config reference).
     pub annotations: HashMap<String, String>,
 }

@@ -10,7 +10,6 @@ mod options;
 mod overlay;
 mod tree;
 
-use std::os::fd::BorrowedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -20,17 +19,9 @@ pub(crate) use mount::{bind, detach, try_map_bind};
 pub(crate) use tree::{Access, Manner, Propagation};
 
 use crate::error::{Error, Result};
+use crate::identity::FileMap;
 use crate::ids::ContainerId;
 use crate::pod::{RootfsMount, Undo};
-
-/// The owners of files as a pod sees them, by a user namespace (mount_setattr(2), MOUNT_ATTR_IDMAP).
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Map<'a> {
-    /// Its map is the mounts'.
-    pub(crate) namespace: BorrowedFd<'a>,
-    /// The host's id of the pod's root.
-    pub(crate) root: u32,
-}
 
 /// Most mount points (two inodes each) that a pod can have at a time.
 const SHARE_OPTIONS: &str = "mode=0755,size=1m,nr_inodes=16384";
@@ -96,7 +87,7 @@ pub(crate) fn prepare(
     bundle: &Path,
     root_path: Option<&str>,
     target: &Path,
-    map: Option<Map<'_>>,
+    map: Option<&FileMap>,
     undo: &mut Undo,
 ) -> Result<()> {
     if mounts.is_empty() {
@@ -129,7 +120,7 @@ pub(crate) fn prepare(
 }
 
 /// Fails with what of a root filesystem cannot be mapped. What else is wrong with it is not looked at.
-pub(crate) fn try_map(mounts: &[RootfsMount], bundle: &Path, root_path: Option<&str>, map: Map<'_>) -> Result<()> {
+pub(crate) fn try_map(mounts: &[RootfsMount], bundle: &Path, root_path: Option<&str>, map: &FileMap) -> Result<()> {
     match root_path {
         Some(root) if mounts.is_empty() => try_map_bind(&bundle.join(root), &ready_root(Some(map))),
         _ => mounts.iter().try_for_each(|entry| mount::try_map_entry(entry, map)),
@@ -137,7 +128,7 @@ pub(crate) fn try_map(mounts: &[RootfsMount], bundle: &Path, root_path: Option<&
 }
 
 /// A root filesystem that lies ready comes with what is mounted in it.
-fn ready_root(map: Option<Map<'_>>) -> Manner<'_> {
+fn ready_root(map: Option<&FileMap>) -> Manner<'_> {
     Manner {
         recursive: true,
         access: Access::Write,

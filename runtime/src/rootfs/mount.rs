@@ -6,13 +6,12 @@ use std::path::{Component, Path, PathBuf};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use super::Map;
 use super::apart;
 use super::options::MountOptions;
-use super::overlay::Layers;
+use super::overlay::{LayerMaps, Layers};
 use super::tree::{self, Access, Manner, Propagation};
 use crate::error::{Error, Result};
-use crate::identity;
+use crate::identity::{self, FileMap};
 use crate::pod::{RootfsMount, Undo};
 
 /// mount(2) takes one page of data, the final zero included.
@@ -22,13 +21,20 @@ const MAX_DATA: usize = 4095;
 const UNMAPPABLE: [Errno; 4] = [Errno::EINVAL, Errno::EPERM, Errno::ENOSYS, Errno::EOPNOTSUPP];
 
 /// Mounts one of containerd's entries at its place below `target`.
-pub(super) fn mount_entry(entry: &RootfsMount, target: &Path, map: Option<Map<'_>>, undo: &mut Undo) -> Result<()> {
+pub(super) fn mount_entry(entry: &RootfsMount, target: &Path, map: Option<&FileMap>, undo: &mut Undo) -> Result<()> {
     let target = inside(target, &entry.target)?;
     let options = MountOptions::parse(&entry.options)?;
-    if let Some(manner) = bind_manner(entry, &options, map) {
+    let shifted = options.shift.as_ref().map(|shift| shift.then(map)).transpose()?;
+    let shown = shifted.as_ref().or(map);
+    if let Some(manner) = bind_manner(entry, &options, shown) {
         return bind(Path::new(&entry.source), &target, &manner, undo);
     }
-    let tree = mount_tree(entry, &target, &options, map).map_err(|e| match e {
+    // What is written belongs to whom the pod says: only what is below it is shifted, as containerd does.
+    let maps = LayerMaps {
+        lower: shown,
+        upper: map,
+    };
+    let tree = mount_tree(entry, &target, &options, maps).map_err(|e| match e {
         Errno::ENODEV => Error::invalid(format!("this host's kernel has no file system {:?}", entry.fstype)),
         Errno::ENOTBLK => Error::invalid(format!("{:?} is no block device", entry.source)),
         e => Error::io("cannot mount at", &target, e),
@@ -45,12 +51,13 @@ fn mount_tree(
     entry: &RootfsMount,
     target: &Path,
     options: &MountOptions,
-    map: Option<Map<'_>>,
+    maps: LayerMaps<'_>,
 ) -> Result<Option<OwnedFd>, Errno> {
     let data = options.data.join(",");
-    if entry.fstype == "overlay" && (map.is_some() || data.len() > MAX_DATA) {
-        let layers = Layers::of(&options.data).ok_or(if map.is_some() { Errno::EINVAL } else { Errno::E2BIG })?;
-        return layers.mount(&entry.source, options.flags, target, map).map(Some);
+    let mapped = maps.lower.is_some();
+    if entry.fstype == "overlay" && (mapped || data.len() > MAX_DATA) {
+        let layers = Layers::of(&options.data).ok_or(if mapped { Errno::EINVAL } else { Errno::E2BIG })?;
+        return layers.mount(&entry.source, options.flags, target, maps).map(Some);
     }
     let mount_at = |target: &Path| {
         mount(
@@ -61,7 +68,7 @@ fn mount_tree(
             Some(data.as_str()).filter(|data| !data.is_empty()),
         )
     };
-    let Some(map) = map else {
+    let Some(map) = maps.lower else {
         return mount_at(target).map(|()| None);
     };
     let mapped = apart::mount(target, || {
@@ -73,7 +80,7 @@ fn mount_tree(
 }
 
 /// How an entry is bound; `None`: it is no bind mount.
-fn bind_manner<'a>(entry: &RootfsMount, options: &MountOptions, map: Option<Map<'a>>) -> Option<Manner<'a>> {
+fn bind_manner<'a>(entry: &RootfsMount, options: &MountOptions, map: Option<&'a FileMap>) -> Option<Manner<'a>> {
     if entry.fstype != "bind" && entry.fstype != "rbind" && !options.flags.contains(MsFlags::MS_BIND) {
         return None;
     }
@@ -106,7 +113,7 @@ pub(crate) fn bind(source: &Path, target: &Path, manner: &Manner<'_>, undo: &mut
 }
 
 /// Fails with what of an entry cannot be mapped. What else is wrong with it is not looked at.
-pub(super) fn try_map_entry(entry: &RootfsMount, map: Map<'_>) -> Result<()> {
+pub(super) fn try_map_entry(entry: &RootfsMount, map: &FileMap) -> Result<()> {
     let Ok(options) = MountOptions::parse(&entry.options) else {
         return Ok(());
     };

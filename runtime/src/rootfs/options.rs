@@ -3,12 +3,15 @@
 use nix::mount::MsFlags;
 
 use crate::error::{Error, Result};
+use crate::identity::Shift;
 
 /// Parsed options.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct MountOptions {
     /// Flags of mount(2), without propagation.
     pub(super) flags: MsFlags,
+    /// What containerd's uidmap and gidmap do to owners.
+    pub(super) shift: Option<Shift>,
     /// What the file system itself understands, in order.
     pub(super) data: Vec<String>,
 }
@@ -39,16 +42,25 @@ const FLAGS: [(&str, MsFlags, bool); 22] = [
     ("rbind", MsFlags::MS_BIND.union(MsFlags::MS_REC), false),
 ];
 
-/// Options that ask somebody before the kernel to do something.
-const UNSUPPORTED: [&str; 3] = ["loop", "uidmap", "gidmap"];
+/// Asks somebody before the kernel to do something.
+const UNSUPPORTED: &str = "loop";
+
+const USERS: &str = "uidmap=";
+const GROUPS: &str = "gidmap=";
 
 impl MountOptions {
     pub(super) fn parse(options: &[String]) -> Result<MountOptions> {
+        // Their values have commas.
+        let value_of = |name: &str| options.iter().find_map(|option| option.strip_prefix(name));
         let mut parsed = MountOptions {
             flags: MsFlags::empty(),
+            shift: Shift::of_options(value_of(USERS), value_of(GROUPS))?,
             data: Vec::new(),
         };
-        for option in options.iter().flat_map(|o| split(o)).filter(|o| !o.is_empty()) {
+        let others = options
+            .iter()
+            .filter(|option| !option.starts_with(USERS) && !option.starts_with(GROUPS));
+        for option in others.flat_map(|o| split(o)).filter(|o| !o.is_empty()) {
             if let Some((_, flag, clears)) = FLAGS.iter().find(|(name, ..)| *name == option) {
                 parsed.flags.set(*flag, !clears);
                 continue;
@@ -57,7 +69,7 @@ impl MountOptions {
             if option == "defaults" || name.starts_with("X-") || name.starts_with("x-") {
                 continue;
             }
-            if UNSUPPORTED.contains(&name) {
+            if name == UNSUPPORTED {
                 return Err(Error::invalid(format!(
                     "mount option {option:?} is not supported: use the overlayfs or the native snapshotter"
                 )));

@@ -9,9 +9,9 @@ use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::statvfs::{FsFlags, statvfs};
 
-use super::Map;
 use super::apart;
 use super::tree::{self, Manner};
+use crate::identity::FileMap;
 
 /// The folders of an overlay, and what else its options say.
 #[derive(Debug, PartialEq, Eq)]
@@ -19,6 +19,13 @@ pub(super) struct Layers {
     lower: Vec<PathBuf>,
     upper: Option<Upper>,
     rest: Vec<String>,
+}
+
+/// How the folders of an overlay are mapped; `None`: not at all.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LayerMaps<'a> {
+    pub(super) lower: Option<&'a FileMap>,
+    pub(super) upper: Option<&'a FileMap>,
 }
 
 /// Upper folder and work folder, which lie beside each other.
@@ -65,31 +72,31 @@ impl Layers {
         source: &str,
         flags: MsFlags,
         scratch: &Path,
-        map: Option<Map<'_>>,
+        maps: LayerMaps<'_>,
     ) -> Result<OwnedFd, Errno> {
-        apart::mount(scratch, || self.mount_here(source, flags, map))
+        apart::mount(scratch, || self.mount_here(source, flags, maps))
     }
 
-    fn mount_here(&self, source: &str, flags: MsFlags, map: Option<Map<'_>>) -> Result<OwnedFd, Errno> {
-        let place = |folder: &Path, name: &str| {
+    fn mount_here(&self, source: &str, flags: MsFlags, maps: LayerMaps<'_>) -> Result<OwnedFd, Errno> {
+        let place = |folder: &Path, name: &str, map: Option<&FileMap>| {
             apart::make_folder(name)?;
             tree::attach(&tree::copy(folder, &Manner::alone(map))?, name.as_ref())
         };
         let names: Vec<String> = (0..self.lower.len()).map(|number| number.to_string()).collect();
         for (folder, name) in self.lower.iter().zip(&names) {
-            place(folder, name)?;
+            place(folder, name, maps.lower)?;
         }
         let mut data = self.rest.clone();
         data.push(format!("lowerdir={}", names.join(":")));
         if let Some(Upper { parent, upper, work }) = &self.upper {
-            place(parent, "u")?;
+            place(parent, "u", maps.upper)?;
             data.push(format!("upperdir=u/{upper}"));
             data.push(format!("workdir=u/{work}"));
         }
         apart::make_folder("m")?;
-        if let Some(map) = &map {
+        if let Some(map) = maps.upper {
             // The overlay works with the rights of whoever mounts it, who must have an id in the map.
-            tree::act_as(map.root)?;
+            tree::act_as(map.root())?;
         }
         mount(Some(source), "m", Some("overlay"), flags, Some(data.join(",").as_str()))?;
         // An overlay that cannot use its work folder is mounted nevertheless, but nothing can be written.

@@ -27,8 +27,6 @@ fn flags_and_data_are_told_apart() {
 
 #[test]
 fn options_that_need_a_helper_are_refused() {
-    for option in ["loop", "uidmap=0:1:2"] {
-        let error = MountOptions::parse(&[option.to_owned()]).unwrap_err().to_string();
-        assert!(error.contains(option), "{error}");
-    }
+    let error = MountOptions::parse(&["loop".to_owned()]).unwrap_err().to_string();
+    assert!(error.contains("\"loop\""), "{error}");
 }

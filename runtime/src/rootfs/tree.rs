@@ -14,7 +14,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::libc;
 
-use super::Map;
+use crate::identity::FileMap;
 
 /// What happens below a copy when the host mounts something in its source later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,12 +46,12 @@ pub(crate) struct Manner<'a> {
     /// What later mounts in the source do.
     pub(crate) propagation: Propagation,
     /// Whose the files are.
-    pub(crate) map: Option<Map<'a>>,
+    pub(crate) map: Option<&'a FileMap>,
 }
 
 impl<'a> Manner<'a> {
     /// The mount itself and nothing below it.
-    pub(super) fn alone(map: Option<Map<'a>>) -> Manner<'a> {
+    pub(super) fn alone(map: Option<&'a FileMap>) -> Manner<'a> {
         Manner {
             recursive: false,
             access: Access::Write,
@@ -81,7 +81,7 @@ pub(super) fn copy(source: &Path, manner: &Manner<'_>) -> Result<OwnedFd, Errno>
     };
     if let Some(map) = &manner.map {
         attributes.attr_set |= libc::MOUNT_ATTR_IDMAP;
-        attributes.userns_fd = map.namespace.as_raw_fd() as u64;
+        attributes.userns_fd = map.namespace().as_raw_fd() as u64;
     }
     if manner.access == Access::ReadAll {
         attributes.attr_set |= libc::MOUNT_ATTR_RDONLY;

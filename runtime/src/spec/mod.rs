@@ -13,7 +13,7 @@ use std::path::Path;
 use bulkhead_agent_protocol::{MAX_MESSAGE, SHARE_MOUNT};
 use serde_json::{Map, Value};
 
-pub(crate) use namespaces::SharedNamespaces;
+pub(crate) use namespaces::{SharedNamespaces, user_namespace};
 
 use crate::error::{Error, Result};
 use crate::ids::ContainerId;
@@ -32,6 +32,15 @@ pub(crate) enum PidOwner {
     Pod,
     /// Nobody in this pod.
     Nobody,
+}
+
+/// The containers of a pod, as far as a specification can refer to them.
+pub(crate) trait Neighbours {
+    /// Whose pid it is.
+    fn owner_of(&self, pid: u32) -> PidOwner;
+
+    /// A container whose specification has the user namespace at this path of the host.
+    fn with_user_namespace(&self, path: &str) -> Option<String>;
 }
 
 /// What the agent is told.
@@ -67,8 +76,8 @@ pub(crate) fn load(bundle: &Path) -> Result<Value> {
 }
 
 /// Rewrites a spec whose root and bind sources already are guest paths (see [`set_root`] and `volumes`).
-pub(crate) fn for_guest(mut spec: Value, id: &ContainerId, owner: &dyn Fn(u32) -> PidOwner) -> Result<GuestSpec> {
-    let shared = namespaces::rewrite(&mut spec, id, owner)?;
+pub(crate) fn for_guest(mut spec: Value, id: &ContainerId, neighbours: &impl Neighbours) -> Result<GuestSpec> {
+    let shared = namespaces::rewrite(&mut spec, id, neighbours)?;
     let console_size = console_size(&spec);
     let object = object_at(&mut spec, "")?;
     if let Some(process) = object.get_mut("process").and_then(Value::as_object_mut) {

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::PidOwner;
+use super::{Neighbours, PidOwner, text};
 use crate::error::{Error, Result};
 use crate::ids::ContainerId;
 
@@ -24,7 +24,7 @@ const NEVER_THE_HOSTS: [&str; 3] = ["pid", "ipc", "uts"];
 pub(super) fn rewrite(
     spec: &mut Value,
     id: &ContainerId,
-    owner: &dyn Fn(u32) -> PidOwner,
+    neighbours: &impl Neighbours,
 ) -> Result<Option<SharedNamespaces>> {
     let list = spec
         .pointer("/linux/namespaces")
@@ -39,6 +39,10 @@ pub(super) fn rewrite(
             )));
         }
     }
+    let mapped = spec
+        .pointer("/linux/uidMappings")
+        .and_then(Value::as_array)
+        .is_some_and(|lines| !lines.is_empty());
     let mut shared: Option<SharedNamespaces> = None;
     let mut kept = Vec::new();
     let mut kinds = BTreeSet::new();
@@ -57,7 +61,17 @@ pub(super) fn rewrite(
             kept.push(namespace);
             continue;
         }
-        match pid_in(path, kind).map_or(PidOwner::Nobody, owner) {
+        let owner = match pid_in(path, kind) {
+            Some(pid) => neighbours.owner_of(pid),
+            // What keeps it on the host cannot be joined, but the specification says what it is like.
+            None if kind == "user" && mapped => neighbours
+                .with_user_namespace(path)
+                .map_or(PidOwner::Pod, PidOwner::Container),
+            None => PidOwner::Nobody,
+        };
+        match owner {
+            // As no container keeps the pod's, each has one like it.
+            PidOwner::Pod if kind == "user" => kept.push(json!({ "type": kind })),
             PidOwner::Pod => {}
             PidOwner::Container(with) => {
                 let entry = shared.get_or_insert_with(|| SharedNamespaces {
@@ -84,6 +98,13 @@ pub(super) fn rewrite(
         *namespaces = Value::Array(kept);
     }
     Ok(shared)
+}
+
+/// The path of a container's user namespace, if it is one that exists already.
+pub(crate) fn user_namespace(spec: &Value) -> Option<&str> {
+    let list = spec.pointer("/linux/namespaces")?.as_array()?;
+    let user = list.iter().find(|namespace| text(namespace, "/type") == Some("user"))?;
+    text(user, "/path")
 }
 
 /// The pid in `/proc/PID/ns/KIND`.

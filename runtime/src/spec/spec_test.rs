@@ -1,12 +1,22 @@
 use bulkhead_agent_protocol::MAX_MESSAGE;
 use serde_json::{Value, json};
 
-use super::{PidOwner, exec_for_guest, for_guest, load, set_root};
+use super::{Neighbours, PidOwner, exec_for_guest, for_guest, load, set_root};
 use crate::error::ErrorKind;
 use crate::ids::ContainerId;
 
 fn id() -> ContainerId {
     ContainerId::try_from("c1").unwrap()
+}
+
+impl<F: Fn(u32) -> PidOwner> Neighbours for F {
+    fn owner_of(&self, pid: u32) -> PidOwner {
+        self(pid)
+    }
+
+    fn with_user_namespace(&self, path: &str) -> Option<String> {
+        (path == "/pinned/by/the/sandbox").then(|| "sandbox".to_owned())
+    }
 }
 
 fn nobody(_: u32) -> PidOwner {
@@ -97,6 +107,43 @@ fn namespaces_of_the_pods_containers_are_joined_by_name() {
         let error = for_guest(with(bad, "/proc/100/ns/ipc"), &id(), &owner).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidArgument);
         assert!(error.to_string().contains(bad), "{error}");
+    }
+}
+
+#[test]
+fn a_container_of_a_pod_that_has_no_other_makes_a_user_namespace() {
+    let namespaces =
+        ["pid", "ipc", "uts", "user"].map(|kind| json!({ "type": kind, "path": format!("/proc/200/ns/{kind}") }));
+    let guest = for_guest(spec(json!({ "namespaces": namespaces })), &id(), &|_| PidOwner::Pod).unwrap();
+    let json: Value = serde_json::from_slice(&guest.json).unwrap();
+    assert_eq!(json["linux"]["namespaces"], json!([{ "type": "user" }]));
+    assert!(guest.shared.is_none());
+}
+
+#[test]
+fn a_user_namespace_that_the_host_keeps_is_the_containers_that_has_it_or_made_anew() {
+    let with = |path: &str, mappings: Value| {
+        let namespaces =
+            json!([{ "type": "pid" }, { "type": "ipc" }, { "type": "uts" }, { "type": "user", "path": path }]);
+        for_guest(
+            spec(json!({ "namespaces": namespaces, "uidMappings": mappings })),
+            &id(),
+            &nobody,
+        )
+    };
+    let line = json!([{ "containerID": 0, "hostID": 100_000, "size": 65_536 }]);
+    let joined = with("/pinned/by/the/sandbox", line.clone()).unwrap().shared.unwrap();
+    assert_eq!(
+        (joined.with.as_str(), joined.kinds),
+        ("sandbox", vec!["user".to_owned()])
+    );
+    let new = with("/pinned/by/somebody", line).unwrap();
+    let json: Value = serde_json::from_slice(&new.json).unwrap();
+    assert_eq!(json["linux"]["namespaces"][3], json!({ "type": "user" }));
+    assert!(new.shared.is_none());
+    for nothing in [json!([]), Value::Null] {
+        let error = with("/pinned/by/somebody", nothing).unwrap_err();
+        assert!(error.to_string().contains("/pinned/by/somebody"), "{error}");
     }
 }
 

@@ -38,11 +38,7 @@ fn spec() -> VmSpec {
         memory_mib: 64,
         extra_cmdline: String::new(),
         verbose_console: false,
-        jail: JailSpec {
-            uid_map: vec![],
-            gid_map: vec![],
-        },
-        placed_ids: None,
+        jail: JailSpec { ids: vec![] },
         fds: vec![],
         disks: vec![],
     }

@@ -7,12 +7,13 @@
 use std::path::{Path, PathBuf};
 
 use bulkhead_agent_protocol::SHARE_MOUNT;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+use crate::identity::{FileMap, Shift};
 use crate::ids::ContainerId;
 use crate::pod::Undo;
-use crate::rootfs::{Access, Manner, Map, Propagation, bind, try_map_bind};
+use crate::rootfs::{Access, Manner, Propagation, bind, try_map_bind};
 use crate::spec::{CRI_CONTAINER_TYPE, text};
 
 /// Most volumes of a container.
@@ -28,10 +29,11 @@ pub(crate) fn prepare(
     id: &ContainerId,
     bundle: &Path,
     folder: &Path,
-    map: Option<Map<'_>>,
+    map: Option<&FileMap>,
     undo: &mut Undo,
 ) -> Result<Vec<(String, String)>> {
     let in_kubernetes = in_kubernetes(spec);
+    let namespace = spec.get("linux").map_or(Ok(None), Shift::of)?;
     let mut names = Vec::new();
     let Some(mounts) = spec.get_mut("mounts").and_then(Value::as_array_mut) else {
         return Ok(names);
@@ -49,13 +51,15 @@ pub(crate) fn prepare(
         let source = if in_kubernetes && volume.destination == GUEST_SHM {
             GUEST_SHM.to_owned()
         } else {
-            volume.attach(&folder.join(number.to_string()), map, undo)?;
+            let shift = volume.shift(mount, namespace.as_ref())?;
+            volume.attach(&folder.join(number.to_string()), shift, map, undo)?;
             let path = format!("{SHARE_MOUNT}/{id}/mounts/{number}");
             names.push((path.clone(), volume.source.display().to_string()));
             path
         };
         if let Some(mount) = mount.as_object_mut() {
             mount.insert("source".into(), Value::from(source));
+            forget_shift(mount);
         }
     }
     // 10 comes before 1.
@@ -64,7 +68,7 @@ pub(crate) fn prepare(
 }
 
 /// Fails with the first volume of a spec that cannot be mapped. What else is wrong with them is not looked at.
-pub(crate) fn try_map(spec: &Value, bundle: &Path, map: Map<'_>) -> Result<()> {
+pub(crate) fn try_map(spec: &Value, bundle: &Path, map: &FileMap) -> Result<()> {
     let in_kubernetes = in_kubernetes(spec);
     let mounts = spec.get("mounts").and_then(Value::as_array).into_iter().flatten();
     let volumes = mounts.filter_map(|mount| Volume::of(mount, bundle));
@@ -74,10 +78,23 @@ pub(crate) fn try_map(spec: &Value, bundle: &Path, map: Map<'_>) -> Result<()> {
         .try_for_each(|volume| try_map_bind(&volume.source, &volume.manner(Some(map))))
 }
 
+/// Takes away what has been done on the host.
+fn forget_shift(mount: &mut Map<String, Value>) {
+    for key in ["uidMappings", "gidMappings"] {
+        mount.remove(key);
+    }
+    if let Some(options) = mount.get_mut("options").and_then(Value::as_array_mut) {
+        options.retain(|option| !option.as_str().is_some_and(|option| SHIFTS.contains(&option)));
+    }
+}
+
 fn in_kubernetes(spec: &Value) -> bool {
     spec.get("annotations")
         .is_some_and(|a| a.get(CRI_CONTAINER_TYPE).is_some())
 }
+
+/// Options for mounts whose owners are to be shown as others.
+const SHIFTS: [&str; 2] = ["idmap", "ridmap"];
 
 /// One bind mount of a spec.
 #[derive(Debug, PartialEq, Eq)]
@@ -116,8 +133,25 @@ impl Volume {
         })
     }
 
+    /// What it does to owners: its own mappings, or those of the container's user namespace where an option asks for it.
+    fn shift(&self, mount: &Value, namespace: Option<&Shift>) -> Result<Option<Shift>> {
+        let destination = &self.destination;
+        if let Some(shift) = Shift::of(mount).map_err(|e| e.context(format!("mount at {destination:?}")))? {
+            return Ok(Some(shift));
+        }
+        let options = mount.get("options").and_then(Value::as_array).into_iter().flatten();
+        let asked = options.filter_map(Value::as_str).find(|option| SHIFTS.contains(option));
+        match (asked, namespace) {
+            (None, _) => Ok(None),
+            (Some(_), Some(namespace)) => Ok(Some(namespace.clone())),
+            (Some(option), None) => Err(Error::invalid(format!(
+                "mount at {destination:?}: option {option:?} needs mappings of its own or of the container's user namespace"
+            ))),
+        }
+    }
+
     /// Makes a mount point of the same sort (folder or file) at `target` and binds the source there.
-    fn attach(&self, target: &Path, map: Option<Map<'_>>, undo: &mut Undo) -> Result<()> {
+    fn attach(&self, target: &Path, shift: Option<Shift>, map: Option<&FileMap>, undo: &mut Undo) -> Result<()> {
         let failed = |e: Error| {
             e.context(format!(
                 "error mounting {:?} to rootfs at {:?}",
@@ -136,10 +170,11 @@ impl Volume {
                 std::fs::remove_file(&at).map_err(|e| Error::io("cannot remove the mount point", &at, e))
             });
         }
-        bind(&self.source, target, &self.manner(map), undo).map_err(failed)
+        let shifted = shift.map(|shift| shift.then(map)).transpose().map_err(failed)?;
+        bind(&self.source, target, &self.manner(shifted.as_ref().or(map)), undo).map_err(failed)
     }
 
-    fn manner<'a>(&self, map: Option<Map<'a>>) -> Manner<'a> {
+    fn manner<'a>(&self, map: Option<&'a FileMap>) -> Manner<'a> {
         Manner {
             recursive: self.recursive,
             access: self.access,

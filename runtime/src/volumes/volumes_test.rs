@@ -2,8 +2,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::{Volume, prepare};
+use super::{Volume, forget_shift, prepare};
 use crate::error::Error;
+use crate::identity::Shift;
 use crate::ids::ContainerId;
 use crate::pod::Undo;
 use crate::rootfs::{Access, Propagation};
@@ -72,6 +73,41 @@ fn shared_memory_of_a_kubernetes_pod_is_the_guests() {
     )
     .unwrap();
     assert_eq!(spec["mounts"][0]["source"], "/dev/shm");
+}
+
+#[test]
+fn owners_are_shown_as_asked_for() {
+    let line = |host: u32| json!([{ "containerID": 0, "hostID": host, "size": 10 }]);
+    let namespace = Shift::of(&json!({ "uidMappings": line(1), "gidMappings": line(2) })).unwrap();
+    let shift = |mount: serde_json::Value, namespace: Option<&Shift>| {
+        let volume = Volume::of(&mount, Path::new("/b")).unwrap();
+        volume.shift(&mount, namespace)
+    };
+    let plain = json!({ "type": "bind", "destination": "/d" });
+    assert_eq!(shift(plain, namespace.as_ref()).unwrap(), None);
+    let asked = json!({ "type": "bind", "destination": "/d", "options": ["rbind", "ridmap"] });
+    assert_eq!(shift(asked.clone(), namespace.as_ref()).unwrap(), namespace);
+    let error = shift(asked, None).unwrap_err().to_string();
+    assert!(error.contains("\"/d\"") && error.contains("\"ridmap\""), "{error}");
+    let mapped = json!({ "type": "bind", "destination": "/d", "uidMappings": line(5), "gidMappings": line(6) });
+    assert_eq!(
+        shift(mapped.clone(), namespace.as_ref()).unwrap(),
+        Shift::of(&mapped).unwrap()
+    );
+    let error = shift(
+        json!({ "type": "bind", "destination": "/d", "uidMappings": line(5) }),
+        None,
+    )
+    .unwrap_err();
+    assert!(error.to_string().contains("\"/d\""), "{error}");
+}
+
+#[test]
+fn the_guest_is_not_asked_to_shift_owners_again() {
+    let mut mount =
+        json!({ "options": ["rbind", "idmap", "ro"], "uidMappings": [], "gidMappings": [], "source": "/s" });
+    forget_shift(mount.as_object_mut().unwrap());
+    assert_eq!(mount, json!({ "options": ["rbind", "ro"], "source": "/s" }));
 }
 
 #[test]
