@@ -37,6 +37,8 @@ FILE_WORK = (
     ("read-small", False, "read 500 small files, cached"),
     ("create", False, "create 500 small files"),
     ("delete", False, "delete 500 small files"),
+    ("compile", True, "compile 40 modules of Python, cold"),
+    ("compile", False, "compile 40 modules of Python, cached"),
 )
 CONTAINERD_LOG = Path("/var/log/containerd.log")
 COMMAND_SECONDS = 120

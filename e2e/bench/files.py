@@ -6,6 +6,7 @@ usage: files.py prepare | forget | KIND     (KIND: a name in WORK)
 
 import mmap
 import os
+import py_compile
 import random
 import shutil
 import sys
@@ -19,6 +20,7 @@ CHUNK = 1 << 20
 PAGE = 4096
 RANDOM_READS = 1000
 FOLDERS, FILES = 20, 25
+MODULES = 40
 
 
 def read_all():
@@ -73,6 +75,16 @@ def delete():
     shutil.rmtree(f"{FOLDER}/new")
 
 
+def compile_modules():
+    """Python's compiler over modules of its own library, which write a file each."""
+    library = os.path.dirname(os.__file__)
+    names = sorted(name for name in os.listdir(library) if name.endswith(".py"))[:MODULES]
+    if len(names) < MODULES:
+        sys.exit(f"files: {len(names)} modules in {library}")
+    for name in names:
+        py_compile.compile(f"{library}/{name}", cfile=f"{FOLDER}/compiled/{name}c", doraise=True)
+
+
 WORK = {
     "write": write_all,
     "read": read_all,
@@ -81,6 +93,7 @@ WORK = {
     "read-small": read_small,
     "create": create,
     "delete": delete,
+    "compile": compile_modules,
 }
 
 

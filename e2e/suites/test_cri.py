@@ -130,13 +130,16 @@ CASES = (
             MORE='{"linux": '$(jq -c --argjson user $user '.security_context.run_as_user.value = $user' <<<"$MAP")',
                 "mounts": [{"container_path": "/volume", "host_path": "'$W/volume'",
                     "uidMappings": [{"host_id": 200000, "container_id": 0, "length": 65536}], "gidMappings": [{"host_id": 200000, "container_id": 0, "length": 65536}]}]}' \\
-                container main docker.io/bulkhead/busybox:latest sh -c 'id -u; tr -s " " </proc/self/uid_map; stat -c "%u %g" /bin/busybox /volume/given
-                    touch /volume/$(id -u) /tmp/f && stat -c "%u %g" /volume/$(id -u) /tmp/f; echo x >/dev/stdout; ls -d /sys/kernel'
-            exited $main; crictl logs $main 2>&1 | sed "s/.*: //"; crictl rm $main >/dev/null; rm $W/logs/main.log
+                container user$user docker.io/bulkhead/busybox:latest sh -c 'id -u; tr -s " " </proc/self/uid_map; stat -c "%u %g" /bin/busybox /volume/given
+                    touch /volume/$(id -u) /tmp/f && stat -c "%u %g" /volume/$(id -u) /tmp/f; echo x >/dev/stdout; ls -d /sys/kernel /dev/mqueue; hostname; echo end; sleep 1000'
+        done
+        for user in 0 1000; do
+            for ((n = 0; n < 100; n++)); do grep -q "end$" $W/logs/user$user.log && break; sleep 0.2; done
+            name=user$user; crictl logs ${!name} 2>&1 | sed "s/.*: //"; crictl exec -s ${!name} sh -c 'id -u; cat /proc/1/comm'
         done
         stat -c "%n %u %g" $W/volume/* | sed "s,$W/,,"
         away""",
-        says=("^0\n 0 200000 65536\n0 0\n5 6\n0 0\n0 0\nx\n/sys/kernel\n1000\n",),
+        says=("^0\n 0 200000 65536\n0 0\n5 6\n0 0\n0 0\nx\n/dev/mqueue\n/sys/kernel\npodhost\nend\n0\nsleep\n1000\n 0 200000 65536\n",),
         timeout=180,
     ),
 )

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.bulkhead
 # record ID: the pod's record. ids ID: its first id on the host, or null.
 FUNCTIONS = """
 record() { cat /run/bulkhead/*/"$1"/pod.json; }
-ids() { record "$1" | jq ".host_ids[0]"; }
+ids() { record "$1" | jq ".host_id_ranges[0]"; }
 vmm() { record "$1" | jq .vmm.pid; }
 execute() { ctr task exec --exec-id "x$RANDOM$RANDOM" "$@"; }
 config() { echo "$1" >$W/bulkhead.toml; echo --runtime-config-path $W/bulkhead.toml; }

@@ -173,6 +173,15 @@ CASES = (
     refused("hook-that-hangs", hook("createRuntime", extra=", timeout: 1"), "hook", before="printf '#!/bin/sh\\nexec sleep 20\\n' >$W/hook; chmod 755 $W/hook"),
     container("hook-of-the-container-fails", "echo it ran", hook("startContainer", path='"/tmp/hook"'), before=FAILING.replace("$W/hook", "$W/root/tmp/hook"), status=255, stdout="", complains=("startContainer", "broken on purpose")),
     container("hook-after-the-start-fails", "sleep 1; echo it ran", hook("poststart"), before=FAILING, status=1, stdout="", complains=("",), differs=Differs("the specification wants a poststart hook that fails to be logged, and the container to live on", status=0, stdout="^it ran")),
+    container(
+        "block-io-limits-act-on-the-host",
+        "echo ran",
+        """.linux.resources.blockIO = {weight: 500, throttleReadBpsDevice: [{major: 254, minor: 0, rate: 1048576}], throttleWriteIOPSDevice: [{major: 254, minor: 0, rate: 77}]}
+            | .hooks.createRuntime = [{path: "/bin/sh", args: ["sh", "-c", "cd /sys/fs/cgroup/default/\\($id) && cat io.max io.weight >\\($w)/io"]}]""",
+        after="cat $W/io",
+        stdout="ran\n254:0 rbps=1048576 wbps=max riops=max wiops=77\ndefault 4950",
+    ),
+    refused("block-io-device-missing", ".linux.resources.blockIO = {throttleReadBpsDevice: [{major: 240, minor: 99, rate: 1048576}]}", "io.max", "240:99|[Nn]o such device"),
     container("user-namespace-with-sysfs", "ls -d /sys/kernel; touch /sys/x", '.linux.namespaces += [{type: "user"}] | .linux.uidMappings = [{containerID: 0, hostID: 10000, size: 1000}] | .linux.gidMappings = [{containerID: 0, hostID: 10000, size: 1000}]', before="chown -hR 10000:10000 $W/root", status=1, stdout="/sys/kernel", complains=("Read-only file system|Permission denied",)),
     container("read-only-path-stays-executable", "/bin/busybox echo it runs; echo x >>/bin/busybox", '.linux.readonlyPaths += ["/bin/busybox"]', status=1, stdout="it runs", complains=("Read-only file system|Text file busy",)),
     refused("unified-key-unknown", '.linux.resources.unified = {"no.such.key": "1"}', "no.such.key"),

@@ -65,6 +65,20 @@ CASES = (
     container("mount-with-mappings", SEEN, all_of(NAMESPACE, mapped("/v", "v", 100000, "bind")), before=OWNED, after=ON_DISK, stdout="0 0\n5 6\n7 8\n65535 0\ngiven 7 8\nmade 0 0\ntheirs 65535 0"),
     container("mount-shifted-recursively", SEEN, all_of(NAMESPACE, mapped("/v", "v", 100000, "rbind", "ridmap")), before=OWNED, after=ON_DISK, stdout="0 0\n5 6\n7 8\n65535 0\ngiven 7 8\nmade 0 0\ntheirs 65535 0"),
     container("mount-shifted-like-the-namespace", SEEN, all_of(NAMESPACE, '.mounts += [{destination: "/v", type: "bind", source: ($w + "/v"), options: ["bind", "idmap"]}]'), before=OWNED, after=ON_DISK, stdout="0 0\n5 6\n7 8\n65535 0\ngiven 7 8\nmade 0 0\ntheirs 65535 0"),
+    container("mount-with-high-mappings-alone", "stat -c '%u %g' /v /v/given; touch /v/made", mapped("/v", "v", 100000, "bind"), before="mkdir $W/v; touch $W/v/given; chown 5:6 $W/v/given", after="stat -c '%u %g' $W/v/given", status=1, stdout="100000 100000\n100005 100006\n5 6", complains=("Value too large",)),
+    container("mount-with-mappings-of-a-tmpfs", "echo ran", '.mounts += [{destination: "/t", type: "tmpfs", source: "t", options: ["size=1m"], uidMappings: [{containerID: 0, hostID: 1000, size: 1}], gidMappings: [{containerID: 0, hostID: 1000, size: 1}]}]', status=1, stdout="", complains=("bind",)),
+    container(
+        "user-namespace-of-several-lines",
+        "id; tr -s ' ' </proc/self/uid_map; stat -c '%u %g' /bin/busybox; touch /x; chown 1500:7 /x; stat -c '%u %g' /x; ulimit -Hn; ulimit -l",
+        all_of(
+            '.linux.namespaces += [{type: "user"}] | .linux.uidMappings = [{containerID: 0, hostID: 100000, size: 1000}, {containerID: 1000, hostID: 300000, size: 1000}]',
+            '.linux.gidMappings = [{containerID: 0, hostID: 100000, size: 5}, {containerID: 5, hostID: 200000, size: 5}]',
+            '.process.rlimits = [{type: "RLIMIT_NOFILE", soft: 1000, hard: 1048576}, {type: "RLIMIT_MEMLOCK", soft: 18446744073709551615, hard: 18446744073709551615}]',
+        ),
+        before="chown -hR 100000:100000 $W/root",
+        after="stat -c '%u %g' $W/root/x",
+        says=("^uid=0.*\n 0 100000 1000\n 1000 300000 1000\n0 0\n1500 7\n1048576\nunlimited\n300500 200002",),
+    ),
     container("mount-with-mappings-alone", "stat -c '%u %g' /v /v/given; touch /v/made", mapped("/v", "v", 1000, "bind"), before="mkdir $W/v; touch $W/v/given; chown 5:6 $W/v/given", after="stat -c '%u %g' $W/v/given", status=1, stdout="1000 1000\n1005 1006\n5 6", complains=("Value too large",)),
 )
 
@@ -97,7 +111,7 @@ def test_the_pod_has_ranges_for_them_and_gives_them_back(nothing_left):
         f"""
         detached {MAPS} $BUSYBOX $ID sleep 1000
         record=$(cat /run/bulkhead/*/$ID/pod.json)
-        jq -r '.host_ids | length' <<<$record
+        jq -r '.host_id_ranges | length' <<<$record
         awk '{{print $1, $3}}' /proc/$(jq .vmm.pid <<<$record)/uid_map
         ls /run/bulkhead/.ids | wc -l
         gone; ls /run/bulkhead/.ids 2>/dev/null | wc -l""",
@@ -110,7 +124,7 @@ def test_too_many_ids_leave_the_host_s_or_are_refused(nothing_left):
     expect(
         "user-namespace-all",
         """
-        detached --uidmap 0:0:4000000000 --gidmap 0:0:4000000000 $BUSYBOX $ID sleep 1000; jq -c .host_ids /run/bulkhead/*/$ID/pod.json; gone
+        detached --uidmap 0:0:4000000000 --gidmap 0:0:4000000000 $BUSYBOX $ID sleep 1000; jq -c .host_id_ranges /run/bulkhead/*/$ID/pod.json; gone
         ctr snapshot ls | grep -oE "^$ID\\S*" | xargs -r -n 1 ctr snapshot rm""",
         "[]\n",
     )
@@ -126,5 +140,5 @@ def test_ids_that_the_pod_did_not_begin_with_are_refused(nothing_left):
         run $GROUP {MAPS} $BUSYBOX $ID-2 true && echo ran
         ctr container rm $ID-2 2>/dev/null; ctr snapshot ls | grep -oE "^$ID-2\\S*" | xargs -r -n 1 ctr snapshot rm; gone""",
         "",
-        "id 100000 behind the container's user namespace is not among those that the pod began with",
+        "id 100000, for which the container's user namespace or a mount has one of its own, is not among those that the pod began with",
     )

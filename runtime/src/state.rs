@@ -47,7 +47,7 @@ pub struct PodRecord {
     pub memory_mib: u32,
     /// First ids of the pod's own ranges on the host; empty: it runs with the host's ids.
     #[serde(default)]
-    pub host_ids: Vec<u32>,
+    pub host_id_ranges: Vec<u32>,
     /// Seconds since the epoch.
     pub created: u64,
 }
@@ -203,7 +203,7 @@ pub fn cleanup(config: &Config, namespace: &str, id: &ContainerId) -> Result<()>
             if let Some(cgroup) = &record.cgroup {
                 removed = cgroup::remove(cgroup);
             }
-            for base in record.host_ids {
+            for base in record.host_id_ranges {
                 removed = removed.and(identity::release(&config.ids_dir, base));
             }
         }

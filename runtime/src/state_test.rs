@@ -38,7 +38,7 @@ fn record(vmm: Option<ProcessRecord>) -> PodRecord {
         cgroup: None,
         vcpus: 1,
         memory_mib: 128,
-        host_ids: Vec::new(),
+        host_id_ranges: Vec::new(),
         created: 1,
     }
 }

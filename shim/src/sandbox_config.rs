@@ -146,6 +146,7 @@ fn resources(linux: &LinuxPodSandboxConfig) -> PodResources {
         cpu_shares: total(|r| r.cpu_shares),
         cpuset_cpus: text(&sums.cpuset_cpus),
         cpuset_mems: text(&sums.cpuset_mems),
+        block_io: None,
     }
 }
 

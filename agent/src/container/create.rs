@@ -4,7 +4,9 @@ use super::complaints::{self, Complaints};
 use super::helper::{TerminalSize, receive};
 use super::mounts;
 use super::program;
+use super::rlimits;
 use super::stream_owner;
+use super::user_namespace;
 use crate::error::chain;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::container::{ContainerStatus, State};
@@ -81,6 +83,10 @@ pub fn run(mut request: Request) -> Outcome {
     prepare_cwd(&request.spec, &rootfs)?;
     let unfinished = mounts::prepare(&mut request.spec, &rootfs)?;
     mounts::lend_file_systems(&mut request.spec, &request.directory)?;
+    let user_namespace = user_namespace::make(&mut request.spec)?;
+    if let Some(process) = request.spec.process() {
+        rlimits::make_room(process)?;
+    }
     apply_network_sysctls(&request.network_sysctls)?;
     let text = |error: std::io::Error| format!("cannot prepare {}: {error}", request.directory.display());
     let bundle = request.directory.join("bundle");
@@ -99,6 +105,7 @@ pub fn run(mut request: Request) -> Outcome {
         .with_console_socket(console.as_ref().map(|_| &console_path))
         .with_root_path(&request.directory)
         .and_then(|builder| builder.as_init(&bundle).with_systemd(false).with_detach(true).build());
+    drop(user_namespace);
     match built {
         Ok(container) => {
             let pid = container
@@ -237,7 +244,7 @@ fn take_terminal(listener: &UnixListener, size: TerminalSize, pid: Pid, user: u3
     if size.width != 0 || size.height != 0 {
         crate::sys::set_terminal_size(&terminal, size.width, size.height).map_err(|errno| failed(errno.into()))?;
     }
-    if let Some(owner) = stream_owner::owner_outside(pid, user) {
+    if let Some(owner) = stream_owner::owner_outside(pid, user).map_err(failed)? {
         std::os::unix::fs::chown(format!("/proc/{pid}/fd/0"), Some(owner), None).map_err(failed)?;
     }
     Ok(terminal)

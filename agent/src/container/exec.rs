@@ -8,6 +8,7 @@
 use super::create::{Made, Outcome};
 use super::helper::TerminalSize;
 use super::program;
+use super::rlimits;
 use super::stream_owner;
 use crate::sys;
 use libcontainer::capabilities::{drop_privileges, reset_effective};
@@ -59,9 +60,13 @@ fn start(request: &Request) -> Outcome {
     }
     // From here on the container's processes may see this one.
     set_dumpable(false).map_err(|error| failed("set undumpable", &error))?;
-    if request.terminal.is_none() {
-        stream_owner::give_to_user(Pid::from_raw(request.init), request.process.user().uid())?;
+    let (container, user) = (Pid::from_raw(request.init), request.process.user().uid());
+    match stream_owner::owner_outside(container, user).map_err(|error| failed("uid_map", &error))? {
+        None => return Err(format!("user {user} is not in the container's user namespace")),
+        Some(_) if request.terminal.is_some() => {}
+        Some(owner) => stream_owner::give(owner)?,
     }
+    rlimits::make_room(&request.process)?;
     let own_user_namespace = user_namespace("self") == user_namespace(&request.init.to_string());
     let mut namespaces = CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWUTS
@@ -133,7 +138,6 @@ fn enter(
         // Who we were is nobody here.
         let (user, group) = (Uid::from_raw(0), Gid::from_raw(0));
         setresgid(group, group, group).map_err(step("setgid to the namespace's root"))?;
-        set_keepcaps(true).map_err(step("keep capabilities"))?;
         setresuid(user, user, user).map_err(step("setuid to the namespace's root"))?;
     }
     let syscall = create_syscall();
@@ -171,12 +175,11 @@ fn enter(
         .collect();
     setgroups(&groups).map_err(step("setgroups"))?;
     let (uid, gid) = (Uid::from_raw(user.uid()), Gid::from_raw(user.gid()));
-    let no_such = |what: &str, id: u32, errno: nix::Error| match errno {
-        nix::Error::EINVAL => format!("{what} {id} is not in the container's user namespace"),
-        errno => format!("cannot become {what} {id}: {}", program::text(errno)),
-    };
-    setresgid(gid, gid, gid).map_err(|errno| no_such("group", gid.as_raw(), errno))?;
-    setresuid(uid, uid, uid).map_err(|errno| no_such("user", uid.as_raw(), errno))?;
+    setresgid(gid, gid, gid).map_err(|errno| match errno {
+        nix::Error::EINVAL => format!("group {gid} is not in the container's user namespace"),
+        errno => format!("setgid: {}", program::text(errno)),
+    })?;
+    setresuid(uid, uid, uid).map_err(step("setuid"))?;
     if !no_new_privileges {
         reset_effective(syscall.as_ref()).map_err(|error| format!("capabilities: {error}"))?;
         seccomp(&request.seccomp)?;

@@ -14,9 +14,11 @@ mod mounts;
 mod oom;
 pub mod process;
 mod program;
+mod rlimits;
 mod share;
 mod spec;
 mod stream_owner;
+mod user_namespace;
 
 use crate::error::{Error, Kind, Result};
 use crate::reaper::{Reaper, ended};

@@ -4,18 +4,22 @@
 
 use super::program;
 use nix::unistd::{Pid, Uid};
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 
 /// Gives the calling process's standard streams to a user of the user namespace that `process` is in. One that has no such user gets
 /// none: whoever becomes it fails.
 pub fn give_to_user(process: Pid, user: u32) -> Result<(), String> {
-    owner_outside(process, user).map_or(Ok(()), give)
+    let owner =
+        owner_outside(process, user).map_err(|error| format!("cannot read the container's uid_map: {error}"))?;
+    owner.map_or(Ok(()), give)
 }
 
 /// Who a user of the user namespace that `process` is in is in ours.
-pub fn owner_outside(process: Pid, user: u32) -> Option<u32> {
-    outside(&std::fs::read_to_string(format!("/proc/{process}/uid_map")).ok()?, user)
+pub fn owner_outside(process: Pid, user: u32) -> io::Result<Option<u32>> {
+    let map = std::fs::read_to_string(format!("/proc/{process}/uid_map"))?;
+    Ok(outside(&map, user))
 }
 
 /// By the lines of a uid_map (user_namespaces(7)).

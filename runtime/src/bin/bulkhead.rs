@@ -99,7 +99,7 @@ fn print_pods(out: &mut impl Write, pods: &[PodRecord], json: bool) -> anyhow::R
     for pod in pods {
         let vmm = pod.vmm.map_or_else(String::new, |vmm| vmm.pid.to_string());
         let memory = format!("{} MiB", pod.memory_mib);
-        let ids = match pod.host_ids.as_slice() {
+        let ids = match pod.host_id_ranges.as_slice() {
             [] => "all".to_owned(),
             ranges => ranges.iter().map(u32::to_string).collect::<Vec<_>>().join(","),
         };

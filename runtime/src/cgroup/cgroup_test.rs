@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use super::Limits;
-use super::unified::{Group, check_path, settings};
+use super::unified::{Group, Weights, check_path, settings};
 use crate::error::ErrorKind;
 use crate::pod::PodResources;
 
@@ -27,8 +27,37 @@ fn limits_become_the_kernels_files() {
         ("cpu.weight", "39".to_owned()),
         ("cpuset.cpus", "0-1".to_owned()),
     ];
-    assert_eq!(settings(&limits()), expected);
-    assert_eq!(settings(&Limits::default()), []);
+    assert_eq!(settings(&limits(), Weights::Kernel), expected);
+    assert_eq!(settings(&Limits::default(), Weights::Bfq), []);
+}
+
+#[test]
+fn limits_of_block_devices_become_the_kernels_files() {
+    let block_io = serde_json::json!({
+        "weight": 500,
+        "weightDevice": [{ "major": 8, "minor": 0, "weight": 1000 }, { "major": 8, "minor": 16 }],
+        "throttleReadBpsDevice": [{ "major": 8, "minor": 0, "rate": 1048576 }],
+        "throttleWriteIOPSDevice": [{ "major": 254, "minor": 1, "rate": 7 }],
+    });
+    let limits = Limits {
+        resources: PodResources {
+            block_io: Some(serde_json::from_value(block_io).unwrap()),
+            ..Default::default()
+        },
+        memory_bytes: None,
+    };
+    let rates = [("io.max", "8:0 rbps=1048576"), ("io.max", "254:1 wiops=7")];
+    for (weights, first) in [
+        (Weights::Bfq, [("io.bfq.weight", "500"), ("io.bfq.weight", "8:0 1000")]),
+        (Weights::Kernel, [("io.weight", "4950"), ("io.weight", "8:0 10000")]),
+    ] {
+        let expected: Vec<_> = first
+            .into_iter()
+            .chain(rates)
+            .map(|(file, value)| (file, value.to_owned()))
+            .collect();
+        assert_eq!(settings(&limits, weights), expected);
+    }
 }
 
 #[test]

@@ -105,6 +105,9 @@ fn oci_resources(limits: &Limits, path: &str) -> Result<LinuxResources> {
                 .map_err(failed)?,
         );
     }
+    if let Some(limits) = &from.block_io {
+        resources = resources.block_io(limits.clone());
+    }
     resources.build().map_err(failed)
 }
 

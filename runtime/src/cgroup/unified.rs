@@ -5,6 +5,8 @@ use std::io::ErrorKind as IoErrorKind;
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use oci_spec::runtime::LinuxBlockIo;
+
 use super::Limits;
 use crate::error::{Error, Result};
 
@@ -70,7 +72,12 @@ impl Group {
                 _ => {}
             }
         }
-        for (file, value) in settings(limits) {
+        let weights = if path.join(WEIGHT_OF_BFQ).exists() {
+            Weights::Bfq
+        } else {
+            Weights::Kernel
+        };
+        for (file, value) in settings(limits, weights) {
             write(&path.join(file), &value)?;
         }
         write(&path.join("cgroup.procs"), &pid.to_string())
@@ -117,8 +124,19 @@ fn delegate(path: &Path) {
     }
 }
 
+/// Who shares a block device's time among cgroups.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Weights {
+    /// The scheduler BFQ, by cgroup v1's weights.
+    Bfq,
+    /// The kernel's io.cost.
+    Kernel,
+}
+
+const WEIGHT_OF_BFQ: &str = "io.bfq.weight";
+
 /// Files and what to write into them.
-pub(super) fn settings(limits: &Limits) -> Vec<(&'static str, String)> {
+pub(super) fn settings(limits: &Limits, weights: Weights) -> Vec<(&'static str, String)> {
     let from = &limits.resources;
     let mut settings = Vec::new();
     if let Some(bytes) = limits.memory_bytes {
@@ -136,7 +154,45 @@ pub(super) fn settings(limits: &Limits) -> Vec<(&'static str, String)> {
     if let Some(mems) = &from.cpuset_mems {
         settings.push(("cpuset.mems", mems.clone()));
     }
+    if let Some(limits) = &from.block_io {
+        settings.extend(block_io(limits, weights));
+    }
     settings
+}
+
+fn block_io(limits: &LinuxBlockIo, weights: Weights) -> Vec<(&'static str, String)> {
+    let weighed = |subject: String, weight: u16| match weights {
+        Weights::Bfq => (WEIGHT_OF_BFQ, format!("{subject}{weight}")),
+        Weights::Kernel => ("io.weight", format!("{subject}{}", io_weight(weight))),
+    };
+    // 0 says "no weight" in the wild.
+    let weight = limits.weight().filter(|weight| *weight > 0);
+    let mut settings: Vec<_> = weight
+        .map(|weight| weighed(String::new(), weight))
+        .into_iter()
+        .collect();
+    for device in limits.weight_device().iter().flatten() {
+        if let Some(weight) = device.weight().filter(|weight| *weight > 0) {
+            settings.push(weighed(format!("{}:{} ", device.major(), device.minor()), weight));
+        }
+    }
+    for (key, devices) in [
+        ("rbps", limits.throttle_read_bps_device()),
+        ("wbps", limits.throttle_write_bps_device()),
+        ("riops", limits.throttle_read_iops_device()),
+        ("wiops", limits.throttle_write_iops_device()),
+    ] {
+        for device in devices.iter().flatten() {
+            let rate = format!("{}:{} {key}={}", device.major(), device.minor(), device.rate());
+            settings.push(("io.max", rate));
+        }
+    }
+    settings
+}
+
+/// cgroup v1's weights of block devices (10 to 1000) on v2's scale (1 to 10000), as all runtimes convert them.
+fn io_weight(weight: u16) -> u64 {
+    1 + (u64::from(weight).clamp(10, 1000) - 10) * 9_999 / 990
 }
 
 /// cgroup v1's shares (2 to 262144) on v2's scale (1 to 10000), as all runtimes convert them.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bulkhead_vmm_control::IdExtent;
 use serde_json::Value;
 
-use super::guest_ids::{ids_of, mappings_of};
+use super::guest_ids::{extent, ids_of, mappings_of};
 use super::{ANNOTATION, namespace};
 use crate::error::{Error, Result};
 
@@ -16,15 +16,24 @@ pub(crate) struct FileMap {
     namespace: Arc<OwnedFd>,
     users: Arc<[IdExtent]>,
     groups: Arc<[IdExtent]>,
+    /// It leads to ids of the host that the pod alone has.
+    pods: bool,
 }
 
 impl FileMap {
-    pub(super) fn new(users: &[IdExtent], groups: &[IdExtent]) -> Result<FileMap> {
+    /// Of a pod's own ids, the same for users and groups.
+    pub(super) fn of_pod(ids: &[IdExtent]) -> Result<FileMap> {
+        FileMap::new(ids, ids, true)
+    }
+
+    fn new(users: &[IdExtent], groups: &[IdExtent], pods: bool) -> Result<FileMap> {
         let namespace = namespace::with_map(users, groups).map_err(|e| {
-            let maps = [users, groups].map(|map| IdExtent::text(map).trim_end().replace('\n', ", "));
             Error::invalid(format!(
-                "cannot make a user namespace with the map {} for users and {} for groups",
-                maps[0], maps[1]
+                "cannot make a user namespace with a map of {} lines for users and {} for groups, beginning with {:?} and {:?}",
+                users.len(),
+                groups.len(),
+                users.first(),
+                groups.first()
             ))
             .caused_by(e)
         })?;
@@ -32,7 +41,13 @@ impl FileMap {
             namespace: Arc::new(namespace),
             users: users.into(),
             groups: groups.into(),
+            pods,
         })
+    }
+
+    /// Whether the pod's own ids are in it, which it could do without.
+    pub(crate) fn is_pods(&self) -> bool {
+        self.pods
     }
 
     /// The user namespace.
@@ -51,8 +66,8 @@ impl FileMap {
         match ids_of(process).iter().find(|id| !known(id)) {
             None => Ok(()),
             Some(id) => Err(Error::invalid(format!(
-                "user or group {id} is not among the ids that the container's files can belong to, which are 0 to 65535 and the higher \
-                 ones that it and the pod's containers before it run as: let it run as this id (additional groups count, too), or \
+                "user or group {id} is not among the ids that the container's files can belong to, which are 0 to 65535, those behind user \
+                 namespaces, and the higher ones that it and the pod's containers before it run as: let it run as this id (additional groups count, too), or \
                  annotate the pod with {ANNOTATION}: \"never\""
             ))),
         }
@@ -79,8 +94,10 @@ impl Shift {
 
     /// By the fields uidMappings and gidMappings of an object of an OCI spec.
     pub(crate) fn of(object: &Value) -> Result<Option<Shift>> {
-        let mappings = |kind: &str| mappings_of(object.get(kind)).map_err(|e| e.context(kind.to_owned()));
-        Shift::new(mappings("uidMappings")?, mappings("gidMappings")?)
+        Shift::new(
+            mappings_of(Some(object), "uidMappings")?,
+            mappings_of(Some(object), "gidMappings")?,
+        )
     }
 
     /// By the values of containerd's mount options uidmap and gidmap: `INSIDE:OUTSIDE:COUNT`, with commas between several.
@@ -90,31 +107,31 @@ impl Shift {
 
     /// The map that does it to files which are mapped with `map` already; `None`: they are not.
     pub(crate) fn then(&self, map: Option<&FileMap>) -> Result<FileMap> {
-        match map {
-            None => FileMap::new(&self.users, &self.groups),
-            Some(map) => FileMap::new(&joined(&self.users, &map.users), &joined(&self.groups, &map.groups)),
+        let Some(map) = map else {
+            return FileMap::new(&self.users, &self.groups, false);
+        };
+        let (users, groups) = (joined(&self.users, &map.users), joined(&self.groups, &map.groups));
+        if users.is_empty() || groups.is_empty() {
+            return Err(Error::invalid(format!(
+                "owners cannot be shown as {:?} and {:?}, which are not among the pod's ids: annotate the pod with {ANNOTATION}: \"never\"",
+                self.users.first(),
+                self.groups.first()
+            )));
         }
+        FileMap::new(&users, &groups, true)
     }
 }
 
 fn extents_in(option: &str, value: Option<&str>) -> Result<Vec<IdExtent>> {
-    let extent = |text: &str| {
-        let numbers: Vec<u32> = text
-            .split(':')
-            .map(str::parse)
-            .collect::<std::result::Result<_, _>>()
-            .ok()?;
-        match numbers.as_slice() {
-            [inside, outside, count] => Some(IdExtent {
-                inside: *inside,
-                outside: *outside,
-                count: *count,
-            }),
+    let line = |text: &str| {
+        let numbers: Option<Vec<u32>> = text.split(':').map(|number| number.parse().ok()).collect();
+        match numbers?.as_slice() {
+            [inside, outside, count] => extent(*inside, *outside, *count),
             _ => None,
         }
     };
     let value = value.unwrap_or_default();
-    let extents = value.split(',').filter(|text| !text.is_empty()).map(extent);
+    let extents = value.split(',').filter(|text| !text.is_empty()).map(line);
     extents.collect::<Option<_>>().ok_or_else(|| {
         Error::invalid(format!(
             "mount option {:?} must be INSIDE:OUTSIDE:COUNT, or several of these with commas between them",
@@ -132,6 +149,7 @@ fn joined(first: &[IdExtent], second: &[IdExtent]) -> Vec<IdExtent> {
             let from = one.outside.max(other.inside);
             let to = end(one.outside, one.count).min(end(other.inside, other.count));
             if let Some(count) = to.checked_sub(from.into()).filter(|count| *count > 0) {
+                // Neither sum is higher than the last id of the extent that it begins with.
                 all.push(IdExtent {
                     inside: one.inside + (from - one.outside),
                     outside: other.outside + (from - other.inside),

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::LOW;
 use crate::error::{Error, Result};
+use crate::spec;
 
 /// What processes of a pod or container can have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,24 +20,30 @@ pub struct GuestIds {
 }
 
 impl GuestIds {
-    /// By an OCI spec.
+    /// By an OCI spec: its process, or what its user namespace stands for, and what its mounts show.
     pub(crate) fn of(spec: &Value) -> Result<GuestIds> {
-        let mappings = |kind: &str| {
-            let at = format!("/linux/{kind}");
-            mappings_of(spec.pointer(&at)).map_err(|e| e.context(format!("the spec's linux.{kind}")))
-        };
-        let lines = [mappings("uidMappings")?, mappings("gidMappings")?].concat();
-        if lines.is_empty() {
-            return Ok(GuestIds {
-                single: ids_of(spec.get("process")),
-                ranges: Vec::new(),
-            });
-        }
         let mut ids = GuestIds::default();
-        for line in lines {
-            ids.add_range(line.outside, line.count);
+        if spec::in_user_namespace(spec) {
+            ids.add_mapped(spec.get("linux"))
+                .map_err(|e| e.context("the spec's linux"))?;
+        } else {
+            ids.single = ids_of(spec.get("process"));
+        }
+        for mount in spec.get("mounts").and_then(Value::as_array).into_iter().flatten() {
+            ids.add_mapped(Some(mount))
+                .map_err(|e| e.context("a mount of the spec"))?;
         }
         Ok(ids)
+    }
+
+    /// Adds what the fields uidMappings and gidMappings of an object stand for.
+    fn add_mapped(&mut self, object: Option<&Value>) -> Result<()> {
+        for kind in ["uidMappings", "gidMappings"] {
+            for line in mappings_of(object, kind)? {
+                self.add_range(line.outside, line.count);
+            }
+        }
+        Ok(())
     }
 
     /// Adds consecutive ids. None at all, and those beyond the last one there is, are left out.
@@ -69,13 +76,8 @@ impl GuestIds {
 
     /// Those of the single ones that are higher than the low ones.
     pub(super) fn high_single(&self) -> BTreeSet<u32> {
-        high(&self.single)
+        self.single.range(LOW..u32::MAX).copied().collect()
     }
-}
-
-/// Those of some ids that are higher than the low ones.
-pub(super) fn high(ids: &BTreeSet<u32>) -> BTreeSet<u32> {
-    ids.range(LOW..u32::MAX).copied().collect()
 }
 
 /// User and group ids that a process has by its OCI description.
@@ -89,25 +91,35 @@ pub(super) fn ids_of(process: Option<&Value>) -> BTreeSet<u32> {
     ids.filter_map(|id| u32::try_from(id).ok()).collect()
 }
 
-/// A list of OCI's LinuxIDMapping: ids of the container inside, and what they stand for outside.
-pub(super) fn mappings_of(list: Option<&Value>) -> Result<Vec<IdExtent>> {
-    let malformed = || Error::invalid("must be a list of objects with the numbers containerID, hostID and size");
-    let Some(list) = list.filter(|list| !list.is_null()) else {
+/// A list of OCI's LinuxIDMapping in an object: ids of the container inside, and what they stand for outside.
+pub(super) fn mappings_of(object: Option<&Value>, kind: &str) -> Result<Vec<IdExtent>> {
+    let malformed = || {
+        Error::invalid(format!(
+            "{kind} must be a list of objects with the numbers containerID, hostID and size, of one id or more and none above {}",
+            u32::MAX
+        ))
+    };
+    let Some(list) = object
+        .and_then(|object| object.get(kind))
+        .filter(|list| !list.is_null())
+    else {
         return Ok(Vec::new());
     };
     let line = |line: &Value| {
-        let line = line.as_object().ok_or_else(malformed)?;
-        let number = |key: &str| {
-            let number = line.get(key).map_or(Some(0), Value::as_u64);
-            number.and_then(|n| u32::try_from(n).ok()).ok_or_else(malformed)
-        };
-        Ok(IdExtent {
-            inside: number("containerID")?,
-            outside: number("hostID")?,
-            count: number("size")?,
-        })
+        let line = line.as_object()?;
+        let number = |key: &str| u32::try_from(line.get(key).map_or(Some(0), Value::as_u64)?).ok();
+        extent(number("containerID")?, number("hostID")?, number("size")?)
     };
-    list.as_array().ok_or_else(malformed)?.iter().map(line).collect()
+    let lines: Option<_> = list.as_array().ok_or_else(malformed)?.iter().map(line).collect();
+    lines.ok_or_else(malformed)
+}
+
+/// `None` for one of no id, or with one beyond the last.
+pub(super) fn extent(inside: u32, outside: u32, count: u32) -> Option<IdExtent> {
+    let others = count.checked_sub(1)?;
+    inside.checked_add(others)?;
+    outside.checked_add(others)?;
+    Some(IdExtent { inside, outside, count })
 }
 
 #[cfg(test)]

@@ -2,6 +2,10 @@ use serde_json::json;
 
 use super::*;
 
+fn line_of(host: u32) -> Value {
+    json!({ "containerID": 0, "hostID": host, "size": 65_536 })
+}
+
 #[test]
 fn without_a_user_namespace_they_are_those_of_the_process() {
     let spec = json!({ "process": { "user": { "uid": 70_000, "gid": 65_535, "additionalGids": [5, 65_536, 4_294_967_295u32] } } });
@@ -12,7 +16,7 @@ fn without_a_user_namespace_they_are_those_of_the_process() {
     for nobody in [
         json!({}),
         json!({ "process": { "user": { "uid": "x" } } }),
-        json!({ "linux": { "uidMappings": null } }),
+        json!({ "linux": { "uidMappings": [line_of(100_000)] } }),
     ] {
         assert_eq!(GuestIds::of(&nobody).unwrap(), GuestIds::default());
     }
@@ -23,11 +27,19 @@ fn behind_a_user_namespace_they_are_what_it_maps_to() {
     let line = |host: u32, size: u32| json!({ "containerID": 0, "hostID": host, "size": size });
     let spec = json!({
         "process": { "user": { "uid": 90_000 } },
-        "linux": { "uidMappings": [line(100_000, 65_536), line(300_000, 1)], "gidMappings": [line(150_000, 65_536), line(5, 10), line(7, 0)] },
+        "linux": {
+            "namespaces": [{ "type": "user" }],
+            "uidMappings": [line(100_000, 65_536), line(300_000, 1)],
+            "gidMappings": [line(150_000, 65_536), line(5, 10)],
+        },
+        "mounts": [{ "uidMappings": [line(400_000, 2)] }],
     });
     let ids = GuestIds::of(&spec).unwrap();
     assert!(ids.single.is_empty());
-    assert_eq!(ids.high_ranges(), [100_000..=215_535, 300_000..=300_000]);
+    assert_eq!(
+        ids.high_ranges(),
+        [100_000..=215_535, 300_000..=300_000, 400_000..=400_001]
+    );
     let mut all = GuestIds::default();
     all.add_range(0, u32::MAX);
     all.add_range(u32::MAX, 5);
@@ -41,13 +53,14 @@ fn malformed_mappings_are_named() {
         json!([5]),
         json!([{ "hostID": -1, "size": 1 }]),
         json!([{ "hostID": 4_294_967_296u64, "size": 1 }]),
+        json!([{ "hostID": 4_294_967_295u64, "size": 2 }]),
+        json!([{ "containerID": 4_294_967_290u64, "hostID": 1, "size": 7 }]),
+        json!([{ "hostID": 1, "size": 0 }]),
     ] {
-        let error = GuestIds::of(&json!({ "linux": { "gidMappings": broken } }))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("linux.gidMappings") && error.contains("hostID"),
-            "{error}"
-        );
+        let linux = json!({ "linux": { "namespaces": [{ "type": "user" }], "gidMappings": broken } });
+        for spec in [linux, json!({ "mounts": [{ "gidMappings": broken }] })] {
+            let error = GuestIds::of(&spec).unwrap_err().to_string();
+            assert!(error.contains("gidMappings") && error.contains("hostID"), "{error}");
+        }
     }
 }

@@ -122,21 +122,25 @@ fn what_user_namespaces_stand_for_has_ranges_of_its_own() {
     let mut spec = pod(None);
     spec.ids.add_range(100_000, 65_536);
     spec.ids.add_range(1_000_000, RANGE + 1);
+    spec.ids.add_range(300_000, 7);
     let identity = Identity::take(&spec, None, &config, &mut undo).unwrap();
     let bases = identity.bases();
     assert_eq!((bases.len(), identity.take_locks().len()), (4, 4));
-    let map = identity.extents();
-    assert_eq!(
-        map.iter().map(|line| (line.inside, line.count)).collect::<Vec<_>>(),
-        [
-            (0, LOW),
-            (100_000, 65_536),
-            (1_000_000, RANGE),
-            (1_000_000 + RANGE, 1),
-            (FIRST_PLACE, HIGH as u32)
-        ]
-    );
-    assert_eq!(map[..4].iter().map(|line| line.outside).collect::<Vec<_>>(), bases);
+    let at = |range: usize, offset: u32| bases[range] + offset;
+    let expected = [
+        (0, at(0, 0), LOW),
+        (100_000, at(1, 0), 65_536),
+        (300_000, at(1, 65_536), 7),
+        (1_000_000, at(2, 0), RANGE),
+        (1_000_000 + RANGE, at(3, 0), 1),
+        (FIRST_PLACE, at(0, LOW), HIGH as u32),
+    ];
+    let map: Vec<_> = identity
+        .extents()
+        .iter()
+        .map(|line| (line.inside, line.outside, line.count))
+        .collect();
+    assert_eq!(map, expected);
 
     let behind = |first, count| {
         let mut ids = GuestIds::default();
@@ -163,7 +167,7 @@ fn what_user_namespaces_stand_for_has_ranges_of_its_own() {
     }
 
     for too_many in [
-        behind(100_000, MORE_RANGES as u32 * RANGE + 1),
+        behind(100_000, MORE_LINES as u32 * RANGE + 1),
         behind(FIRST_PLACE - 5, 6),
     ] {
         spec.ids = too_many;
@@ -185,7 +189,7 @@ fn the_longest_map_fits_into_a_page() {
         outside: 2_147_000_000,
         count,
     };
-    let ranges = (0..MORE_RANGES as u32).map(|n| line(4_000_000_000 + n, RANGE));
+    let ranges = (0..MORE_LINES as u32).map(|n| line(4_000_000_000 + n, RANGE));
     let high = (0..HIGH as u32).map(|n| line(4_100_000_000 + n, 1));
     let lines: Vec<IdExtent> = std::iter::once(line(0, LOW)).chain(ranges).chain(high).collect();
     let text = IdExtent::text(&lines);

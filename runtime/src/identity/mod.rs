@@ -45,8 +45,8 @@ const HIGH: usize = 160;
 /// Host ids that a pod takes at a time.
 const RANGE: u32 = LOW + HIGH as u32;
 
-/// Most ranges that a pod can have besides the first, for what is behind user namespaces.
-const MORE_RANGES: usize = 8;
+/// Most lines that a pod's map can have for what user namespaces and mounts stand for.
+const MORE_LINES: usize = 8;
 
 /// Pods with this annotation set to "never" keep the host's ids, where the config allows it.
 pub(crate) const ANNOTATION: &str = "io.bulkhead.id_mapping";
@@ -80,7 +80,7 @@ impl Identity {
     /// The host's own ids.
     pub(crate) const HOST: Identity = Identity(None);
 
-    /// Takes a range for a pod, unless the files of its first container, if it has one, cannot be mapped. Given back by `undo`,
+    /// Takes ranges for a pod, unless the files of its first container, if it has one, cannot be mapped. Given back by `undo`,
     /// which must run when the monitor has ended.
     pub(crate) fn take(
         pod: &PodSpec,
@@ -153,12 +153,12 @@ impl Own {
             Some(first) => Some((first, spec::load(&first.bundle)?)),
             None => None,
         };
-        let parts = match parts(&pod.ids.high_ranges()) {
-            Ok(parts) => parts,
+        let layout = match layout(&pod.ids.high_ranges()) {
+            Ok(layout) => layout,
             Err(cause) => return Ok(Err(cause)),
         };
         let mut step = Undo::default();
-        let own = Own::take(config, &parts, &pod.ids.high_single(), &mut step)?;
+        let own = Own::take(config, &layout, &pod.ids.high_single(), &mut step)?;
         match first.map_or(Ok(()), |(first, spec)| own.try_map(first, &spec)) {
             Ok(()) => {
                 undo.append(step);
@@ -172,23 +172,22 @@ impl Own {
         }
     }
 
-    /// Takes a range for the low ids and the places of `high`, and one for each of the parts.
-    fn take(config: &Config, parts: &[RangeInclusive<u32>], high: &BTreeSet<u32>, undo: &mut Undo) -> Result<Own> {
+    /// Takes a range for each part of the layout, and gives places to `high`.
+    fn take(config: &Config, layout: &[Vec<IdExtent>], high: &BTreeSet<u32>, undo: &mut Undo) -> Result<Own> {
         let ranges = subordinate::ranges(Path::new("/etc"))?;
         let (mut bases, mut known, mut locks) = (Vec::new(), Vec::new(), Vec::new());
-        for part in std::iter::once(&(0..=LOW - 1)).chain(parts) {
+        for part in layout {
             let (base, theirs) = pool::take(&config.ids_dir, &ranges, undo)?;
             bases.push(base);
             locks.push(theirs);
-            known.push(IdExtent {
-                inside: *part.start(),
-                outside: base,
-                count: part.end() - part.start() + 1,
-            });
+            known.extend(part.iter().map(|extent| IdExtent {
+                outside: base + extent.outside,
+                ..*extent
+            }));
         }
         let placed = Placed {
             ids: Vec::new(),
-            files: FileMap::new(&known, &known)?,
+            files: FileMap::of_pod(&known)?,
         };
         let own = Own {
             bases,
@@ -211,8 +210,9 @@ impl Own {
             while next <= *range.end() {
                 let Some(extent) = self.known.iter().find(|extent| extent.contains(next)) else {
                     return Err(Error::invalid(format!(
-                        "id {next} behind the container's user namespace is not among those that the pod began with: give its sandbox \
-                         or first container the same user namespace, or annotate the pod with {ANNOTATION}: \"never\""
+                        "id {next}, for which the container's user namespace or a mount has one of its own, is not among those that the \
+                         pod began with: give its sandbox or first container the same user namespace, or annotate the pod with \
+                         {ANNOTATION}: \"never\""
                     )));
                 };
                 next = extent.inside.saturating_add(extent.count);
@@ -245,7 +245,7 @@ impl Own {
             }));
             *placed = Placed {
                 ids: all,
-                files: FileMap::new(&lines, &lines)?,
+                files: FileMap::of_pod(&lines)?,
             };
         }
         Ok(placed.files.clone())
@@ -281,27 +281,44 @@ fn asked_by(pod: &PodSpec, config: IdMapping) -> Result<IdMapping> {
     )))
 }
 
-/// What is behind user namespaces, in parts of which each fits into a range.
-fn parts(ranges: &[RangeInclusive<u32>]) -> Result<Vec<RangeInclusive<u32>>> {
-    let too_many = || {
-        Error::invalid(format!(
-            "the user namespaces of its containers stand for more ids than fit into {MORE_RANGES} ranges of {RANGE}, or for some above {}",
-            FIRST_PLACE - 1
-        ))
-    };
-    let mut parts = Vec::new();
+/// Where the ids of a pod lie in its ranges, counted from the beginning of each: the low ones in the first, these in further ones, each
+/// piece where it fits as a whole.
+fn layout(ranges: &[RangeInclusive<u32>]) -> Result<Vec<Vec<IdExtent>>> {
+    let mut layout = vec![vec![IdExtent {
+        inside: 0,
+        outside: 0,
+        count: LOW,
+    }]];
+    let mut lines = 0;
+    // In the range that is being filled.
+    let mut further: Vec<IdExtent> = Vec::new();
     for range in ranges {
         let mut first = *range.start();
         while first <= *range.end() {
-            if parts.len() == MORE_RANGES || *range.end() >= FIRST_PLACE {
-                return Err(too_many());
+            lines += 1;
+            if lines > MORE_LINES || *range.end() >= FIRST_PLACE {
+                return Err(Error::invalid(format!(
+                    "the user namespaces of its containers and their mounts stand for more ids than fit into {MORE_LINES} pieces of \
+                     {RANGE}, or for some above {}",
+                    FIRST_PLACE - 1
+                )));
             }
-            let last = first.saturating_add(RANGE - 1).min(*range.end());
-            parts.push(first..=last);
-            first = last + 1;
+            let count = RANGE.min(range.end() - first + 1);
+            let used = further.last().map_or(0, |extent| extent.outside + extent.count);
+            let fits = used + count <= RANGE;
+            if !fits {
+                layout.push(std::mem::take(&mut further));
+            }
+            further.push(IdExtent {
+                inside: first,
+                outside: if fits { used } else { 0 },
+                count,
+            });
+            first += count;
         }
     }
-    Ok(parts)
+    layout.extend((!further.is_empty()).then_some(further));
+    Ok(layout)
 }
 
 /// The line of the monitor's map for the places, which are behind the low ids of the range that begins with `base`.

@@ -69,6 +69,8 @@ pub(super) struct Parts {
     pub(super) spec: PodSpec,
     pub(super) share: std::path::PathBuf,
     pub(super) identity: Arc<Identity>,
+    /// It began with a container, whose pid is the monitor's.
+    pub(super) has_first: bool,
 }
 
 async fn launch(
@@ -114,7 +116,12 @@ async fn launch(
     // Neither is given up when the other fails: both clean up after themselves.
     match tokio::join!(machine, container) {
         (Ok((machine, agent)), Ok(prepared)) => {
-            let parts = Parts { spec, share, identity };
+            let parts = Parts {
+                spec,
+                share,
+                identity,
+                has_first: prepared.is_some(),
+            };
             Ok((machine, agent, prepared, parts))
         }
         (Ok((machine, _)), Err(error)) => {
@@ -195,7 +202,7 @@ pub(super) fn assemble(vmm: Vmm, agent: Agent, undo: Undo, parts: Parts) -> Boot
         agent,
         containers: Mutex::new(BTreeMap::new()),
         numbers: Mutex::new(Numbers::new(vmm_pid)),
-        first_taken: AtomicBool::new(false),
+        first_taken: AtomicBool::new(!parts.has_first),
         next_stream: AtomicU64::new(1),
         events,
         stopping: AtomicBool::new(false),

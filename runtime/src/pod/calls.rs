@@ -518,7 +518,8 @@ pub(super) struct Reservation<'a> {
     pod: &'a Pod,
     id: String,
     pub(super) pid: u32,
-    first: bool,
+    /// No other container was in the pod before.
+    pub(super) first: bool,
     kept: bool,
 }
 

@@ -10,7 +10,7 @@ use bulkhead_agent_protocol::STREAM_PORT;
 use bulkhead_vmm_control::{OWN_ROOTFS, READY_ROOTFS};
 use serde_json::Value;
 
-use super::calls::{Pod, SIGKILL};
+use super::calls::{Pod, Reservation, SIGKILL};
 use super::hooks::Hooks;
 use super::machine::set_oom_score;
 use super::process::{KILLED, Process};
@@ -20,7 +20,7 @@ use crate::agent_client::{ProcessIo, StreamIds};
 use crate::error::{Error, ErrorKind, Result, blocking};
 use crate::identity::{FileMap, GuestIds, Identity};
 use crate::ids::ContainerId;
-use crate::spec::{self, CRI_CONTAINER_TYPE, Neighbours, PidOwner, text};
+use crate::spec::{self, CRI_CONTAINER_TYPE, HostLimits, Neighbours, PidOwner, text};
 use crate::stdio::{Endpoints, GuestEnds, Streams, assign_ids, write_header};
 use crate::{rootfs, volumes};
 
@@ -88,6 +88,7 @@ struct Mounted {
 fn mount(container: &ContainerSpec, share: &std::path::Path, identity: &Identity, undo: &mut Undo) -> Result<Mounted> {
     let mut spec = spec::load(&container.bundle)?;
     let named = |e: Error| e.context(format!("container {}", container.id));
+    let in_user_namespace = spec::in_user_namespace(&spec);
     let ids = GuestIds::of(&spec).map_err(named)?;
     let files = identity.files_of(&ids).map_err(named)?;
     let rootfs = if rootfs::lies_ready(&container.rootfs) {
@@ -118,7 +119,7 @@ fn mount(container: &ContainerSpec, share: &std::path::Path, identity: &Identity
         spec,
         names,
         // Behind a user namespace the guest's kernel says which there are.
-        owners: files.filter(|_| ids.ranges.is_empty()),
+        owners: files.filter(|_| !in_user_namespace),
     })
 }
 
@@ -238,7 +239,7 @@ impl Pod {
                 return Err(error);
             }
         };
-        match self.create_in_guest(&mut prepared, reservation.pid).await {
+        match self.create_in_guest(&mut prepared, &reservation).await {
             Ok(container) => {
                 let init = container.init.clone();
                 container
@@ -260,7 +261,7 @@ impl Pod {
         }
     }
 
-    async fn create_in_guest(&self, prepared: &mut Prepared, pid: u32) -> Result<Container> {
+    async fn create_in_guest(&self, prepared: &mut Prepared, reservation: &Reservation<'_>) -> Result<Container> {
         let id = prepared.id.clone();
         let spec = std::mem::take(&mut prepared.mounted.spec);
         let hooks = Hooks::of(&spec, id.as_str(), &prepared.bundle)?;
@@ -268,16 +269,18 @@ impl Pod {
         if !placed.is_empty() {
             self.vmm.place_ids(placed).await?;
         }
-        let sandbox = spec
-            .get("annotations")
-            .and_then(|a| a.get(CRI_CONTAINER_TYPE))
-            .is_some_and(|t| t == "sandbox");
+        let in_cri = spec.get("annotations").and_then(|a| a.get(CRI_CONTAINER_TYPE)).cloned();
+        let sandbox = in_cri.as_ref().is_some_and(|kind| kind == "sandbox");
+        let limits = match reservation.first && in_cri.is_none() {
+            true => HostLimits::OfThePod,
+            false => HostLimits::OfTheContainer,
+        };
         let score = spec
             .pointer("/process/oomScoreAdj")
             .and_then(Value::as_i64)
             .and_then(|n| i32::try_from(n).ok());
         let user_namespace = spec::user_namespace(&spec).map(str::to_owned);
-        let guest_spec = spec::for_guest(spec, &id, self)?;
+        let guest_spec = spec::for_guest(spec, &id, self, limits)?;
         let size = guest_spec.console_size;
         let init = Arc::new(Process::new(id.as_str(), None, prepared.stdio.clone(), size));
         let created = async {
@@ -303,7 +306,7 @@ impl Pod {
                 return Err(names.fold(error, |error, (ours, theirs)| error.naming(ours, theirs)));
             }
         };
-        init.set_pids(pid, guest_pid);
+        init.set_pids(reservation.pid, guest_pid);
         init.set_streams(streams);
         Ok(Container {
             bundle: prepared.bundle.clone(),
@@ -502,7 +505,8 @@ impl Neighbours for Pod {
 
     fn with_user_namespace(&self, path: &str) -> Option<String> {
         let mut containers = self.all_containers().into_iter();
-        let container = containers.find(|c| c.user_namespace.as_deref() == Some(path))?;
+        let lives = |c: &Container| c.init.exit().is_none();
+        let container = containers.find(|c| lives(c) && c.user_namespace.as_deref() == Some(path))?;
         Some(container.id.to_string())
     }
 }

@@ -52,7 +52,7 @@ impl Ground {
             cgroup: spec.cgroup_path.clone(),
             vcpus: size.vcpus,
             memory_mib: size.memory_mib,
-            host_ids: identity.bases(),
+            host_id_ranges: identity.bases(),
             created: now(),
         };
         folder.write_record(&record)?;

@@ -61,6 +61,7 @@ impl Fake {
             spec,
             share: "/nonexistent".into(),
             identity: Arc::new(Identity::HOST),
+            has_first: true,
         };
         let (pod, events) = assemble(vmm, agent, Undo::default(), parts);
         Fake {

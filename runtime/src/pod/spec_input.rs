@@ -26,7 +26,7 @@ fn from_spec(namespace: &str, id: ContainerId, spec: &Value) -> Result<PodSpec> 
     let resources = if sandbox {
         sandbox_resources(&annotations)
     } else {
-        container_resources(spec)
+        container_resources(spec).map_err(|e| e.context(format!("pod {id}")))?
     };
     let oom_score_adj = spec
         .pointer("/process/oomScoreAdj")
@@ -69,7 +69,7 @@ fn network_namespace(spec: &Value, id: &ContainerId) -> Result<Option<PathBuf>> 
     }
 }
 
-fn container_resources(spec: &Value) -> PodResources {
+fn container_resources(spec: &Value) -> Result<PodResources> {
     let at = |pointer: &str| spec.pointer(&format!("/linux/resources{pointer}"));
     // 0 and -1 both say "no limit" in the wild.
     let positive = |pointer| {
@@ -78,14 +78,20 @@ fn container_resources(spec: &Value) -> PodResources {
             .and_then(|n| u64::try_from(n).ok())
             .filter(|n| *n > 0)
     };
-    PodResources {
+    let block_io = at("/blockIO").filter(|limits| !limits.is_null());
+    let block_io = block_io
+        .map(|limits| serde_json::from_value(limits.clone()))
+        .transpose()
+        .map_err(|e| Error::invalid("linux.resources.blockIO in the spec is malformed").caused_by(e))?;
+    Ok(PodResources {
         memory_bytes: positive("/memory/limit"),
         cpu_quota_us: positive("/cpu/quota"),
         cpu_period_us: positive("/cpu/period"),
         cpu_shares: positive("/cpu/shares"),
         cpuset_cpus: text(spec, "/linux/resources/cpu/cpus").map(str::to_owned),
         cpuset_mems: text(spec, "/linux/resources/cpu/mems").map(str::to_owned),
-    }
+        block_io,
+    })
 }
 
 /// The sandbox's own limits are those of its pause process; the kubelet's sums for the pod come as annotations.
@@ -101,6 +107,7 @@ fn sandbox_resources(annotations: &HashMap<String, String>) -> PodResources {
         cpu_shares: positive("cpu-shares"),
         cpuset_cpus: None,
         cpuset_mems: None,
+        block_io: None,
     }
 }
 

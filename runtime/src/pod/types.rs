@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+use oci_spec::runtime::LinuxBlockIo;
+
 use crate::identity::GuestIds;
 use crate::ids::ContainerId;
 
@@ -45,6 +47,8 @@ pub struct PodResources {
     pub cpuset_cpus: Option<String>,
     /// Host memory nodes, as a list.
     pub cpuset_mems: Option<String>,
+    /// Weights and rates for the host's block devices (OCI: linux.resources.blockIO).
+    pub block_io: Option<LinuxBlockIo>,
 }
 
 /// Where a process's standard streams go: containerd's fifos, or a `file://` URI. `None`: nowhere.

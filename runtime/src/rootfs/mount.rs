@@ -99,12 +99,17 @@ fn bind_manner<'a>(entry: &RootfsMount, options: &MountOptions, map: Option<&'a 
 /// Binds `source` (a folder or anything else) at `target`, which must exist as the same sort of thing.
 pub(crate) fn bind(source: &Path, target: &Path, manner: &Manner<'_>, undo: &mut Undo) -> Result<()> {
     let tree = tree::copy(source, manner).map_err(|e| match e {
-        e if manner.map.is_some() && UNMAPPABLE.contains(&e) => Error::invalid(format!(
-            "the owners of {} cannot be mapped to the pod's host ids: annotate the pod with {}: \"never\"",
-            source.display(),
-            identity::ANNOTATION
-        ))
-        .caused_by(e),
+        e if UNMAPPABLE.contains(&e) && let Some(map) = manner.map => {
+            let source = source.display();
+            let annotation = identity::ANNOTATION;
+            Error::invalid(match map.is_pods() {
+                true => format!(
+                    "the owners of {source} cannot be mapped to the pod's host ids: annotate the pod with {annotation}: \"never\""
+                ),
+                false => format!("the owners of {source} cannot be shown as others: its file system, or one mounted in it, knows no maps"),
+            })
+            .caused_by(e)
+        }
         e => Error::io("cannot bind", source, e),
     })?;
     tree::attach(&tree, target).map_err(|e| Error::io("cannot bind at", target, e))?;

@@ -13,7 +13,7 @@ use std::path::Path;
 use bulkhead_agent_protocol::{MAX_MESSAGE, SHARE_MOUNT};
 use serde_json::{Map, Value};
 
-pub(crate) use namespaces::{SharedNamespaces, user_namespace};
+pub(crate) use namespaces::{SharedNamespaces, in_user_namespace, user_namespace};
 
 use crate::error::{Error, Result};
 use crate::ids::ContainerId;
@@ -34,12 +34,21 @@ pub(crate) enum PidOwner {
     Nobody,
 }
 
+/// Whether limits that only the host can apply are those of a container's whole pod, whose cgroup there then has them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HostLimits {
+    /// They are applied.
+    OfThePod,
+    /// They cannot be: the containers of a pod share one machine.
+    OfTheContainer,
+}
+
 /// The containers of a pod, as far as a specification can refer to them.
 pub(crate) trait Neighbours {
     /// Whose pid it is.
     fn owner_of(&self, pid: u32) -> PidOwner;
 
-    /// A container whose specification has the user namespace at this path of the host.
+    /// A living container whose specification has the user namespace at this path of the host.
     fn with_user_namespace(&self, path: &str) -> Option<String>;
 }
 
@@ -75,8 +84,13 @@ pub(crate) fn load(bundle: &Path) -> Result<Value> {
     Ok(spec)
 }
 
-/// Rewrites a spec whose root and bind sources already are guest paths (see [`set_root`] and `volumes`).
-pub(crate) fn for_guest(mut spec: Value, id: &ContainerId, neighbours: &impl Neighbours) -> Result<GuestSpec> {
+/// Rewrites a spec whose root and bind sources already are guest paths (see [`set_root`] and `volumes`). `limits`: who has those that only the host can apply.
+pub(crate) fn for_guest(
+    mut spec: Value,
+    id: &ContainerId,
+    neighbours: &impl Neighbours,
+    limits: HostLimits,
+) -> Result<GuestSpec> {
     let shared = namespaces::rewrite(&mut spec, id, neighbours)?;
     let console_size = console_size(&spec);
     let object = object_at(&mut spec, "")?;
@@ -89,7 +103,7 @@ pub(crate) fn for_guest(mut spec: Value, id: &ContainerId, neighbours: &impl Nei
         linux.insert("cgroupsPath".into(), Value::from(format!("/{id}")));
         linux.remove("mountLabel");
         refuse_intel_rdt(linux, id)?;
-        drop_host_resources(linux, id);
+        drop_host_resources(linux, id, limits);
         simplify_propagation(linux, id)?;
         devices::keep_meaningful(linux, id)?;
     }
@@ -208,25 +222,31 @@ fn keep_guest_hooks(spec: &mut Map<String, Value>, id: &ContainerId) -> Result<(
     Ok(())
 }
 
-/// CPU and node numbers are the host's, which its cgroup of the pod applies; block devices and network classes mean nothing in
-/// the guest.
-fn drop_host_resources(linux: &mut Map<String, Value>, id: &ContainerId) {
+/// CPU and node numbers are the host's and so are the block devices below shared files; network classes and RDMA mean nothing.
+fn drop_host_resources(linux: &mut Map<String, Value>, id: &ContainerId, limits: HostLimits) {
     let Some(resources) = linux.get_mut("resources").and_then(Value::as_object_mut) else {
         return;
     };
-    for key in ["blockIO", "network", "rdma"] {
-        let dropped = resources.remove(key);
-        if dropped
-            .as_ref()
-            .and_then(Value::as_object)
-            .is_some_and(|limits| !limits.is_empty())
-        {
+    let is_set = |value: &Value| match value {
+        Value::Object(limits) => !limits.is_empty(),
+        Value::String(list) => !list.is_empty(),
+        _ => false,
+    };
+    for key in ["network", "rdma"] {
+        if resources.remove(key).as_ref().is_some_and(is_set) {
             tracing::warn!("container {id}: {key} limits are not applied: the microVM has none of the host's devices");
         }
     }
+    let mut hosts = vec![("blockIO", resources.remove("blockIO"))];
     if let Some(cpu) = resources.get_mut("cpu").and_then(Value::as_object_mut) {
-        cpu.remove("cpus");
-        cpu.remove("mems");
+        hosts.extend(["cpus", "mems"].map(|key| (key, cpu.remove(key))));
+    }
+    for (key, value) in hosts {
+        if limits == HostLimits::OfTheContainer && value.as_ref().is_some_and(is_set) {
+            tracing::warn!(
+                "container {id}: {key} limits are not applied: the containers of a pod share one machine, whose limits are the pod's"
+            );
+        }
     }
 }
 

@@ -100,11 +100,19 @@ pub(super) fn rewrite(
     Ok(shared)
 }
 
+/// Whether a container has another user namespace than the guest's.
+pub(crate) fn in_user_namespace(spec: &Value) -> bool {
+    user_entry(spec).is_some()
+}
+
 /// The path of a container's user namespace, if it is one that exists already.
 pub(crate) fn user_namespace(spec: &Value) -> Option<&str> {
+    text(user_entry(spec)?, "/path")
+}
+
+fn user_entry(spec: &Value) -> Option<&Value> {
     let list = spec.pointer("/linux/namespaces")?.as_array()?;
-    let user = list.iter().find(|namespace| text(namespace, "/type") == Some("user"))?;
-    text(user, "/path")
+    list.iter().find(|namespace| text(namespace, "/type") == Some("user"))
 }
 
 /// The pid in `/proc/PID/ns/KIND`.

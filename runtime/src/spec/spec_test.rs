@@ -1,7 +1,7 @@
 use bulkhead_agent_protocol::MAX_MESSAGE;
 use serde_json::{Value, json};
 
-use super::{Neighbours, PidOwner, exec_for_guest, for_guest, load, set_root};
+use super::{HostLimits, Neighbours, PidOwner, exec_for_guest, for_guest, load, set_root};
 use crate::error::ErrorKind;
 use crate::ids::ContainerId;
 
@@ -42,7 +42,7 @@ fn spec(linux: Value) -> Value {
 
 fn rewritten(mut spec: Value) -> Value {
     set_root(&mut spec, &id(), "rootfs").unwrap();
-    serde_json::from_slice(&for_guest(spec, &id(), &nobody).unwrap().json).unwrap()
+    serde_json::from_slice(&for_guest(spec, &id(), &nobody, HostLimits::OfThePod).unwrap().json).unwrap()
 }
 
 #[test]
@@ -86,7 +86,13 @@ fn namespaces_of_the_pods_containers_are_joined_by_name() {
             { "type": "pid", "path": pid }, { "type": "ipc", "path": ipc }, { "type": "uts" }, { "type": "mount" },
         ] }))
     };
-    let guest = for_guest(with("/proc/100/ns/pid", "/proc/100/ns/ipc"), &id(), &owner).unwrap();
+    let guest = for_guest(
+        with("/proc/100/ns/pid", "/proc/100/ns/ipc"),
+        &id(),
+        &owner,
+        HostLimits::OfThePod,
+    )
+    .unwrap();
     let shared = guest.shared.unwrap();
     assert_eq!(
         (shared.with.as_str(), shared.kinds),
@@ -98,13 +104,18 @@ fn namespaces_of_the_pods_containers_are_joined_by_name() {
         json!([{ "type": "uts" }, { "type": "mount" }])
     );
     assert!(
-        for_guest(with("/proc/200/ns/pid", "/proc/200/ns/ipc"), &id(), &owner)
-            .unwrap()
-            .shared
-            .is_none()
+        for_guest(
+            with("/proc/200/ns/pid", "/proc/200/ns/ipc"),
+            &id(),
+            &owner,
+            HostLimits::OfThePod
+        )
+        .unwrap()
+        .shared
+        .is_none()
     );
     for bad in ["/proc/1/ns/pid", "/proc/100/ns/net", "/run/ns/pid"] {
-        let error = for_guest(with(bad, "/proc/100/ns/ipc"), &id(), &owner).unwrap_err();
+        let error = for_guest(with(bad, "/proc/100/ns/ipc"), &id(), &owner, HostLimits::OfThePod).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidArgument);
         assert!(error.to_string().contains(bad), "{error}");
     }
@@ -114,7 +125,13 @@ fn namespaces_of_the_pods_containers_are_joined_by_name() {
 fn a_container_of_a_pod_that_has_no_other_makes_a_user_namespace() {
     let namespaces =
         ["pid", "ipc", "uts", "user"].map(|kind| json!({ "type": kind, "path": format!("/proc/200/ns/{kind}") }));
-    let guest = for_guest(spec(json!({ "namespaces": namespaces })), &id(), &|_| PidOwner::Pod).unwrap();
+    let guest = for_guest(
+        spec(json!({ "namespaces": namespaces })),
+        &id(),
+        &|_| PidOwner::Pod,
+        HostLimits::OfThePod,
+    )
+    .unwrap();
     let json: Value = serde_json::from_slice(&guest.json).unwrap();
     assert_eq!(json["linux"]["namespaces"], json!([{ "type": "user" }]));
     assert!(guest.shared.is_none());
@@ -129,6 +146,7 @@ fn a_user_namespace_that_the_host_keeps_is_the_containers_that_has_it_or_made_an
             spec(json!({ "namespaces": namespaces, "uidMappings": mappings })),
             &id(),
             &nobody,
+            HostLimits::OfThePod,
         )
     };
     let line = json!([{ "containerID": 0, "hostID": 100_000, "size": 65_536 }]);
@@ -153,7 +171,7 @@ fn the_hosts_namespaces_are_refused() {
         let mut spec = spec(json!({}));
         let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
         namespaces.retain(|n| n["type"] != kind);
-        let error = for_guest(spec, &id(), &nobody).unwrap_err();
+        let error = for_guest(spec, &id(), &nobody, HostLimits::OfThePod).unwrap_err();
         assert!(
             error.to_string().contains(&format!("host's {kind} namespace")),
             "{error}"
@@ -165,7 +183,13 @@ fn the_hosts_namespaces_are_refused() {
 fn devices_go_by_their_meaning() {
     let harmless = json!({ "type": "c", "path": "/dev/null", "major": 1, "minor": 3 });
     let disk = json!({ "type": "b", "path": "/dev/sda", "major": 8, "minor": 0 });
-    let error = for_guest(spec(json!({ "devices": [harmless, disk] })), &id(), &nobody).unwrap_err();
+    let error = for_guest(
+        spec(json!({ "devices": [harmless, disk] })),
+        &id(),
+        &nobody,
+        HostLimits::OfThePod,
+    )
+    .unwrap_err();
     assert!(error.to_string().contains("/dev/sda (8:0)"), "{error}");
     let privileged =
         json!({ "devices": [harmless, disk], "resources": { "devices": [{ "allow": true, "access": "rwm" }] } });
@@ -184,7 +208,7 @@ fn only_hooks_that_run_inside_reach_the_guest() {
     assert_eq!(rewritten(with.clone())["hooks"], Value::Null);
     with["hooks"] = json!({ "createContainer": [{ "path": "/a" }] });
     assert!(
-        for_guest(with, &id(), &nobody)
+        for_guest(with, &id(), &nobody, HostLimits::OfThePod)
             .unwrap_err()
             .to_string()
             .contains("createContainer")
@@ -195,7 +219,7 @@ fn only_hooks_that_run_inside_reach_the_guest() {
 fn a_spec_that_cannot_travel_is_refused_like_an_argument_list() {
     let mut huge = spec(json!({}));
     huge["process"]["args"] = json!(["x".repeat(MAX_MESSAGE)]);
-    let error = for_guest(huge, &id(), &nobody).unwrap_err();
+    let error = for_guest(huge, &id(), &nobody, HostLimits::OfThePod).unwrap_err();
     assert!(error.to_string().contains("argument list too long"), "{error}");
     assert!(exec_for_guest(&vec![b' '; MAX_MESSAGE], "exec e").is_err());
 }
@@ -255,7 +279,13 @@ fn the_roots_propagation_is_told_in_the_agents_words() {
         let rewritten = rewritten(spec(json!({ "rootfsPropagation": word })));
         assert_eq!(rewritten["linux"]["rootfsPropagation"], simple);
     }
-    let error = for_guest(spec(json!({ "rootfsPropagation": "rslve" })), &id(), &nobody).unwrap_err();
+    let error = for_guest(
+        spec(json!({ "rootfsPropagation": "rslve" })),
+        &id(),
+        &nobody,
+        HostLimits::OfThePod,
+    )
+    .unwrap_err();
     assert!(
         error.to_string().contains("linux.rootfsPropagation is \"rslve\""),
         "{error}"

@@ -14,7 +14,7 @@ use crate::identity::{FileMap, Shift};
 use crate::ids::ContainerId;
 use crate::pod::Undo;
 use crate::rootfs::{Access, Manner, Propagation, bind, try_map_bind};
-use crate::spec::{CRI_CONTAINER_TYPE, text};
+use crate::spec::{CRI_CONTAINER_TYPE, in_user_namespace, text};
 
 /// Most volumes of a container.
 const MAX_VOLUMES: usize = 4096;
@@ -33,7 +33,7 @@ pub(crate) fn prepare(
     undo: &mut Undo,
 ) -> Result<Vec<(String, String)>> {
     let in_kubernetes = in_kubernetes(spec);
-    let namespace = spec.get("linux").map_or(Ok(None), Shift::of)?;
+    let mut shifts = Shifts::new(spec, map)?;
     let mut names = Vec::new();
     let Some(mounts) = spec.get_mut("mounts").and_then(Value::as_array_mut) else {
         return Ok(names);
@@ -46,13 +46,16 @@ pub(crate) fn prepare(
     }
     for (number, mount) in mounts.iter_mut().enumerate() {
         let Some(volume) = Volume::of(mount, bundle) else {
+            refuse_shift(mount)?;
             continue;
         };
         let source = if in_kubernetes && volume.destination == GUEST_SHM {
             GUEST_SHM.to_owned()
         } else {
-            let shift = volume.shift(mount, namespace.as_ref())?;
-            volume.attach(&folder.join(number.to_string()), shift, map, undo)?;
+            let shift = volume.shift(mount, shifts.namespace.as_ref())?;
+            let shifted = shift.map(|shift| shifts.map_for(shift)).transpose();
+            let shifted = shifted.map_err(|e| e.context(format!("mount at {:?}", volume.destination)))?;
+            volume.attach(&folder.join(number.to_string()), shifted.as_ref().or(map), undo)?;
             let path = format!("{SHARE_MOUNT}/{id}/mounts/{number}");
             names.push((path.clone(), volume.source.display().to_string()));
             path
@@ -76,6 +79,58 @@ pub(crate) fn try_map(spec: &Value, bundle: &Path, map: &FileMap) -> Result<()> 
         .filter(|volume| !(in_kubernetes && volume.destination == GUEST_SHM))
         .take(MAX_VOLUMES)
         .try_for_each(|volume| try_map_bind(&volume.source, &volume.manner(Some(map))))
+}
+
+/// How the volumes of a container are mapped that are to show other owners. Several mostly do so in the same way.
+struct Shifts<'a> {
+    /// The pod's own map.
+    map: Option<&'a FileMap>,
+    /// What the container's user namespace does.
+    namespace: Option<Shift>,
+    made: Vec<(Shift, FileMap)>,
+}
+
+impl<'a> Shifts<'a> {
+    fn new(spec: &Value, map: Option<&'a FileMap>) -> Result<Shifts<'a>> {
+        let namespace = match spec.get("linux") {
+            Some(linux) if in_user_namespace(spec) => Shift::of(linux).map_err(|e| e.context("the spec's linux"))?,
+            _ => None,
+        };
+        Ok(Shifts {
+            map,
+            namespace,
+            made: Vec::new(),
+        })
+    }
+
+    fn map_for(&mut self, shift: Shift) -> Result<FileMap> {
+        if let Some((_, made)) = self.made.iter().find(|(like, _)| *like == shift) {
+            return Ok(made.clone());
+        }
+        let map = shift.then(self.map)?;
+        self.made.push((shift, map.clone()));
+        Ok(map)
+    }
+}
+
+/// The owners on a file system that the guest makes are the guest's.
+fn refuse_shift(mount: &Value) -> Result<()> {
+    let destination = text(mount, "/destination").unwrap_or_default();
+    let mapped = ["uidMappings", "gidMappings"].into_iter().find(|key| {
+        let lines = mount.get(key).and_then(Value::as_array);
+        lines.is_some_and(|lines| !lines.is_empty())
+    });
+    match mapped.or(shift_option(mount)) {
+        None => Ok(()),
+        Some(asked) => Err(Error::invalid(format!(
+            "mount at {destination:?}: {asked} can be had of bind mounts only"
+        ))),
+    }
+}
+
+fn shift_option(mount: &Value) -> Option<&str> {
+    let mut options = mount.get("options")?.as_array()?.iter().filter_map(Value::as_str);
+    options.find(|option| SHIFTS.contains(option))
 }
 
 /// Takes away what has been done on the host.
@@ -139,9 +194,7 @@ impl Volume {
         if let Some(shift) = Shift::of(mount).map_err(|e| e.context(format!("mount at {destination:?}")))? {
             return Ok(Some(shift));
         }
-        let options = mount.get("options").and_then(Value::as_array).into_iter().flatten();
-        let asked = options.filter_map(Value::as_str).find(|option| SHIFTS.contains(option));
-        match (asked, namespace) {
+        match (shift_option(mount), namespace) {
             (None, _) => Ok(None),
             (Some(_), Some(namespace)) => Ok(Some(namespace.clone())),
             (Some(option), None) => Err(Error::invalid(format!(
@@ -151,7 +204,7 @@ impl Volume {
     }
 
     /// Makes a mount point of the same sort (folder or file) at `target` and binds the source there.
-    fn attach(&self, target: &Path, shift: Option<Shift>, map: Option<&FileMap>, undo: &mut Undo) -> Result<()> {
+    fn attach(&self, target: &Path, map: Option<&FileMap>, undo: &mut Undo) -> Result<()> {
         let failed = |e: Error| {
             e.context(format!(
                 "error mounting {:?} to rootfs at {:?}",
@@ -170,8 +223,7 @@ impl Volume {
                 std::fs::remove_file(&at).map_err(|e| Error::io("cannot remove the mount point", &at, e))
             });
         }
-        let shifted = shift.map(|shift| shift.then(map)).transpose().map_err(failed)?;
-        bind(&self.source, target, &self.manner(shifted.as_ref().or(map)), undo).map_err(failed)
+        bind(&self.source, target, &self.manner(map), undo).map_err(failed)
     }
 
     fn manner<'a>(&self, map: Option<&'a FileMap>) -> Manner<'a> {

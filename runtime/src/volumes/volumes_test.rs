@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::{Volume, forget_shift, prepare};
+use super::{Volume, forget_shift, prepare, refuse_shift};
 use crate::error::Error;
 use crate::identity::Shift;
 use crate::ids::ContainerId;
@@ -100,6 +100,18 @@ fn owners_are_shown_as_asked_for() {
     )
     .unwrap_err();
     assert!(error.to_string().contains("\"/d\""), "{error}");
+}
+
+#[test]
+fn only_binds_show_other_owners() {
+    for asked in [
+        json!({ "type": "tmpfs", "destination": "/t", "options": ["idmap"] }),
+        json!({ "type": "tmpfs", "destination": "/t", "gidMappings": [{ "containerID": 0, "hostID": 1, "size": 1 }] }),
+    ] {
+        let error = refuse_shift(&asked).unwrap_err().to_string();
+        assert!(error.contains("\"/t\"") && error.contains("bind"), "{error}");
+    }
+    refuse_shift(&json!({ "type": "tmpfs", "destination": "/t", "uidMappings": [], "options": ["ro"] })).unwrap();
 }
 
 #[test]
