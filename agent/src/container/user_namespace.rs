@@ -26,6 +26,11 @@ pub fn make(spec: &mut Spec) -> Result<Option<File>, String> {
         .iter_mut()
         .filter(|namespace| namespace.typ() == LinuxNamespaceType::User && namespace.path().is_none());
     let Some(namespace) = new.next() else { return Ok(None) };
+    if users.is_empty() || groups.is_empty() {
+        return Err(
+            "the specification has a new user namespace and no uidMappings or no gidMappings for it".to_owned(),
+        );
+    }
     let made = with_maps(&users, &groups).map_err(|error| {
         format!(
             "cannot make a user namespace with the {} uidMappings and {} gidMappings of the specification: {error}",

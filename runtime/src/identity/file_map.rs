@@ -55,7 +55,7 @@ impl FileMap {
         self.namespace.as_fd()
     }
 
-    /// The host's id of the lowest owner, who is root.
+    /// The host's id of the first owner in it, who is root in a pod's own.
     pub(crate) fn root(&self) -> u32 {
         self.users.first().map_or(0, |extent| extent.outside)
     }
@@ -66,9 +66,9 @@ impl FileMap {
         match ids_of(process).iter().find(|id| !known(id)) {
             None => Ok(()),
             Some(id) => Err(Error::invalid(format!(
-                "user or group {id} is not among the ids that the container's files can belong to, which are 0 to 65535, those behind user \
-                 namespaces, and the higher ones that it and the pod's containers before it run as: let it run as this id (additional groups count, too), or \
-                 annotate the pod with {ANNOTATION}: \"never\""
+                "user or group {id} is not among the ids that the container's files can belong to, which are 0 to 65535, those behind \
+                 user namespaces, and the higher ones that it and the pod's containers before it run as: let it run as this id \
+                 (additional groups count, too), or annotate the pod with {ANNOTATION}: \"never\""
             ))),
         }
     }
