@@ -171,6 +171,22 @@ pub fn watched(fd: OwnedFd, interest: Interest) -> std::io::Result<AsyncFd<Owned
     Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
 }
 
+/// Loads a filter of system calls for the calling thread; `flags` are SECCOMP_FILTER_FLAG_* (seccomp(2)).
+pub fn load_seccomp_filter(program: &[libc::sock_filter], flags: libc::c_ulong) -> nix::Result<()> {
+    let program = libc::sock_fprog {
+        len: u16::try_from(program.len()).map_err(|_| Errno::E2BIG)?,
+        // Only read.
+        filter: program.as_ptr().cast_mut(),
+    };
+    // SAFETY: `program` says how many instructions there are and where, and both outlive the call.
+    let done = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
+    match Errno::result(done)? {
+        0 => Ok(()),
+        // With SECCOMP_FILTER_FLAG_TSYNC: a thread that cannot have the filter.
+        _ => Err(Errno::EBUSY),
+    }
+}
+
 /// `struct bpf_insn` of linux/bpf.h.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -248,4 +264,16 @@ pub fn attach_device_program(cgroup: impl AsFd, program: impl AsFd) -> nix::Resu
     // SAFETY: the request has the size given and outlives the call.
     let done = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, &request, size_of::<BpfAttach>()) };
     Errno::result(done).map(drop)
+}
+
+/// For tests of what calls answer.
+#[cfg(test)]
+pub mod testing {
+    use super::{Errno, libc};
+
+    /// A system call that takes one number and whose other arguments are zero.
+    pub fn call(number: libc::c_long, argument: libc::c_long) -> nix::Result<i64> {
+        // SAFETY: the tests ask only calls that take no pointers, or refuse a null one.
+        Errno::result(unsafe { libc::syscall(number, argument, 0, 0, 0, 0, 0) })
+    }
 }

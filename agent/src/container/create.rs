@@ -4,6 +4,7 @@ use super::complaints::{self, Complaints};
 use super::helper::{TerminalSize, receive};
 use super::mounts;
 use super::program;
+use super::restrictions::Restrictions;
 use super::rlimits;
 use super::stream_owner;
 use super::user_namespace;
@@ -91,6 +92,7 @@ pub fn run(mut request: Request) -> Outcome {
     let text = |error: std::io::Error| format!("cannot prepare {}: {error}", request.directory.display());
     let bundle = request.directory.join("bundle");
     let hooks = StartHooks::take(&mut request.spec, &request.id, &bundle);
+    let restrictions = Restrictions::take(&mut request.spec).ok_or("the specification has no process")?;
     std::fs::create_dir_all(&bundle).map_err(text)?;
     let file = File::create(bundle.join("config.json")).map_err(text)?;
     serde_json::to_writer(file, &request.spec).map_err(|error| text(error.into()))?;
@@ -101,7 +103,11 @@ pub fn run(mut request: Request) -> Outcome {
     };
     let (heard, complaints) = complaints::listen().map_err(text)?;
     let built = ContainerBuilder::new(request.id.clone(), SyscallType::default())
-        .with_executor(ContainerProgram { complaints, hooks })
+        .with_executor(ContainerProgram {
+            complaints,
+            hooks,
+            restrictions,
+        })
         .with_console_socket(console.as_ref().map(|_| &console_path))
         .with_root_path(&request.directory)
         .and_then(|builder| builder.as_init(&bundle).with_systemd(false).with_detach(true).build());
@@ -281,6 +287,7 @@ struct ContainerProgram {
     /// Takes the exact message, which libcontainer's own errors would bury.
     complaints: Complaints,
     hooks: StartHooks,
+    restrictions: Restrictions,
 }
 
 /// The startContainer hooks. libcontainer would tell them neither pid nor the right status, and users not which of them failed.
@@ -325,7 +332,7 @@ impl Executor for ContainerProgram {
             .as_ref()
             .ok_or(ExecutorValidationError::ArgValidationError("no process".into()))?;
         writable_null()
-            .and_then(|()| program::find(process).map(drop))
+            .and_then(|()| self.restrictions.apply(|| program::find(process).map(drop)))
             .map_err(|message| {
                 self.complaints.say(&message);
                 ExecutorValidationError::ArgValidationError(message)

@@ -2,16 +2,16 @@
 //!
 //! libcontainer's own way does not carry the container's seccomp profile over, so this is done here: join the namespaces of the
 //! container's init, fork into them, become the user with the container's restrictions, run the program. The order follows what
-//! each step needs: the cgroup and the terminal before privileges go, the filter last (or before the capabilities go, when the
-//! process may gain privileges and loading a filter therefore needs one).
+//! each step needs: the cgroup and the terminal before privileges go.
 
 use super::create::{Made, Outcome};
 use super::helper::TerminalSize;
 use super::program;
+use super::restrictions::Restrictions;
 use super::rlimits;
 use super::stream_owner;
 use crate::sys;
-use libcontainer::capabilities::{drop_privileges, reset_effective};
+use libcontainer::capabilities::reset_effective;
 use libcontainer::syscall::syscall::create_syscall;
 use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns};
@@ -156,14 +156,7 @@ fn enter(
     if let Some(mask) = user.umask() {
         umask(Mode::from_bits_truncate(mask));
     }
-    let seccomp = |filter: &Option<LinuxSeccomp>| match filter {
-        Some(filter) => libcontainer::seccomp::initialize_seccomp(filter)
-            .map(drop)
-            .map_err(|error| format!("seccomp: {error}")),
-        None => Ok(()),
-    };
-    let no_new_privileges = process.no_new_privileges() == Some(true);
-    if no_new_privileges {
+    if process.no_new_privileges() == Some(true) {
         set_no_new_privs().map_err(step("no_new_privs"))?;
     }
     set_keepcaps(true).map_err(step("keep capabilities"))?;
@@ -180,28 +173,19 @@ fn enter(
         errno => format!("setgid: {}", program::text(errno)),
     })?;
     setresuid(uid, uid, uid).map_err(step("setuid"))?;
-    if !no_new_privileges {
-        reset_effective(syscall.as_ref()).map_err(|error| format!("capabilities: {error}"))?;
-        seccomp(&request.seccomp)?;
-    }
     reset_effective(syscall.as_ref()).map_err(|error| format!("capabilities: {error}"))?;
-    if let Some(capabilities) = process.capabilities() {
-        drop_privileges(capabilities, syscall.as_ref()).map_err(|error| format!("capabilities: {error}"))?;
-    }
-    if first_try.is_err() {
-        let cwd = process.cwd();
-        chdir(cwd).map_err(|errno| {
-            format!(
-                "chdir to cwd ({cwd:?}) set in config.json failed: {}",
-                program::text(errno)
-            )
-        })?;
-    }
-    let path = program::find(process)?;
-    if no_new_privileges {
-        seccomp(&request.seccomp)?;
-    }
-    Ok(path)
+    Restrictions::of(process, request.seccomp.clone()).apply(|| {
+        if first_try.is_err() {
+            let cwd = process.cwd();
+            chdir(cwd).map_err(|errno| {
+                format!(
+                    "chdir to cwd ({cwd:?}) set in config.json failed: {}",
+                    program::text(errno)
+                )
+            })?;
+        }
+        program::find(process)
+    })
 }
 
 /// Makes a terminal in the container's devpts, keeps its slave as standard streams and sends its master to the helper.

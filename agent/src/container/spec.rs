@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use nix::unistd::Pid;
 use oci_spec::runtime::{
     Capabilities, LinuxCapabilities, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResources,
-    LinuxSeccomp, LinuxSeccompArg, LinuxSeccompArgBuilder, LinuxSeccompOperator, LinuxSyscall, Process, Spec,
+    LinuxSeccomp, Process, Spec,
 };
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -68,7 +68,6 @@ pub fn adapt(mut spec: Spec, cgroup: &Cgroup, joined: Option<&Joined<'_>>) -> Re
     linux.set_mount_label(None);
     linux.set_intel_rdt(None);
     linux.set_net_devices(None);
-    linux.set_seccomp(linux.seccomp().clone().map(with_masks_in_place));
     let resources = linux.resources().clone();
     linux.set_resources(None);
     let network_sysctls = take_network_sysctls(linux.sysctl_mut());
@@ -133,31 +132,6 @@ fn no_capabilities() -> LinuxCapabilities {
         .set_inheritable(None)
         .set_ambient(None);
     none
-}
-
-/// SCMP_CMP_MASKED_EQ compares what is left of an argument by the mask "value" with "valueTwo"; libcontainer has the two the other way
-/// round.
-fn with_masks_in_place(mut seccomp: LinuxSeccomp) -> LinuxSeccomp {
-    let swapped = |arg: LinuxSeccompArg| match arg.op() {
-        LinuxSeccompOperator::ScmpCmpMaskedEq => LinuxSeccompArgBuilder::default()
-            .index(arg.index())
-            .value(arg.value_two().unwrap_or(0))
-            .value_two(arg.value())
-            .op(arg.op())
-            .build()
-            .unwrap_or(arg),
-        _ => arg,
-    };
-    let calls = seccomp.syscalls().clone().map(|calls| {
-        let in_place = |mut call: LinuxSyscall| {
-            let args = call.args().clone();
-            call.set_args(args.map(|args| args.into_iter().map(swapped).collect()));
-            call
-        };
-        calls.into_iter().map(in_place).collect()
-    });
-    seccomp.set_syscalls(calls);
-    seccomp
 }
 
 fn take_network_sysctls(sysctls: &mut Option<HashMap<String, String>>) -> HashMap<String, String> {

@@ -138,23 +138,6 @@ fn without_an_own_uts_namespace_the_host_name_is_the_pods() {
 }
 
 #[test]
-fn a_masked_comparison_has_its_mask_where_libcontainer_looks_for_it() {
-    let mut asked = spec();
-    let rule = |op: &str| {
-        json!({ "names": ["clone"], "action": "SCMP_ACT_ALLOW", "args": [
-        { "index": 0, "value": 2_114_060_288u64, "valueTwo": 7, "op": op },
-    ] })
-    };
-    asked["linux"]["seccomp"] = json!({
-        "defaultAction": "SCMP_ACT_ERRNO", "syscalls": [rule("SCMP_CMP_MASKED_EQ"), rule("SCMP_CMP_EQ")],
-    });
-    let seccomp = seccomp(&adapted(&asked, None).unwrap().spec).unwrap();
-    let args = |call: usize| seccomp.syscalls().as_ref().unwrap()[call].args().as_ref().unwrap()[0];
-    assert_eq!((args(0).value(), args(0).value_two()), (7, Some(2_114_060_288)));
-    assert_eq!((args(1).value(), args(1).value_two()), (2_114_060_288, Some(7)));
-}
-
-#[test]
 fn a_process_without_capabilities_in_its_spec_has_all() {
     let mut spec = spec();
     spec["process"].as_object_mut().unwrap().remove("capabilities");
