@@ -214,6 +214,8 @@ async fn copy(source: &AsyncFd<OwnedFd>, sink: &AsyncFd<OwnedFd>) -> Ended {
                         size = CHUNK;
                         buffer.resize(size, 0);
                     }
+                    // Two sides that are always ready would keep all others from being served.
+                    tokio::task::yield_now().await;
                 }
                 Ok(_) => return Ended::Source,
             }
@@ -227,6 +229,7 @@ async fn discard(source: &AsyncFd<OwnedFd>) {
         if let Ok(Ok(0) | Err(_)) = ready.try_io(|fd| read(fd, &mut buffer)) {
             return;
         }
+        tokio::task::yield_now().await;
     }
 }
 

@@ -116,13 +116,24 @@ impl Streams {
             table.wanted.insert(id, sender);
             receiver
         };
+        // Also when the caller gives up first.
+        let _no_longer_wanted = Wanted { streams: self, id };
         match timeout(PATIENCE, arrival).await {
             Ok(Ok(connection)) => Ok(connection),
-            _ => {
-                self.lock().wanted.remove(&id);
-                Err(StreamError::Late { id })
-            }
+            _ => Err(StreamError::Late { id }),
         }
+    }
+}
+
+/// Takes a waiter out of the table.
+struct Wanted<'a> {
+    streams: &'a Streams,
+    id: u64,
+}
+
+impl Drop for Wanted<'_> {
+    fn drop(&mut self) {
+        self.streams.lock().wanted.remove(&self.id);
     }
 }
 

@@ -6,7 +6,10 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::pty::Winsize;
 use nix::unistd::{ForkResult, Pid};
+use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -179,12 +182,38 @@ pub fn load_seccomp_filter(program: &[libc::sock_filter], flags: libc::c_ulong) 
         filter: program.as_ptr().cast_mut(),
     };
     // SAFETY: `program` says how many instructions there are and where, and both outlive the call.
-    let done = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            flags,
+            &raw const program,
+        )
+    };
     match Errno::result(done)? {
         0 => Ok(()),
         // With SECCOMP_FILTER_FLAG_TSYNC: a thread that cannot have the filter.
         _ => Err(Errno::EBUSY),
     }
+}
+
+/// Sets flags of the file system that is mounted at `path`, such as "sync", and leaves all others (fspick(2), fsconfig(2)).
+pub fn set_file_system_flags(path: &Path, flags: &[&str]) -> nix::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: `path` is a terminated string that outlives the call.
+    let fd = unsafe { libc::syscall(libc::SYS_fspick, libc::AT_FDCWD, path.as_ptr(), libc::FSPICK_CLOEXEC) };
+    // SAFETY: the kernel has just returned this descriptor to us alone.
+    let context = unsafe { OwnedFd::from_raw_fd(Errno::result(fd)? as i32) };
+    let configure = |command: libc::c_uint, key: *const libc::c_char| {
+        // SAFETY: `key` is null or a terminated string that outlives the call; these commands take no value.
+        let done = unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), command, key, 0, 0) };
+        Errno::result(done).map(drop)
+    };
+    for flag in flags {
+        let flag = CString::new(*flag).map_err(|_| Errno::EINVAL)?;
+        configure(libc::FSCONFIG_SET_FLAG, flag.as_ptr())?;
+    }
+    configure(libc::FSCONFIG_CMD_RECONFIGURE, std::ptr::null())
 }
 
 /// `struct bpf_insn` of linux/bpf.h.

@@ -13,7 +13,9 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
 /// Where the guest mounts the cgroup v2 tree.
@@ -71,6 +73,9 @@ pub enum CgroupError {
         /// Why.
         source: io::Error,
     },
+    /// Limits that contradict each other.
+    #[error("{0}")]
+    Refused(&'static str),
     /// The kernel does not act in time.
     #[error("{} processes are not {state} after {} s", path.display(), PATIENCE.as_secs())]
     Late {
@@ -109,6 +114,8 @@ pub struct Cgroup {
     path: PathBuf,
     /// As /proc/PID/cgroup shows it, and libcontainer wants it.
     name: PathBuf,
+    /// Whoever holds it freezes and thaws.
+    freezing: Arc<Mutex<()>>,
 }
 
 impl Cgroup {
@@ -117,7 +124,8 @@ impl Cgroup {
         let name = Path::new("/").join(TOP).join(format!("{id}.container"));
         let path = root.join(TOP).join(format!("{id}.container"));
         make_directory(&path)?;
-        Ok(Self { path, name })
+        let freezing = Arc::default();
+        Ok(Self { path, name, freezing })
     }
 
     /// Path below the mount point.
@@ -135,6 +143,17 @@ impl Cgroup {
         self.path.join("cgroup.procs")
     }
 
+    /// The same of the group that a process of the container is in, which may have been made by the container; a group with others
+    /// below it takes none (cgroup v2, "No Internal Process Constraint").
+    pub fn procs_file_of(&self, pid: Pid) -> PathBuf {
+        let own = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        let own = own.lines().find_map(|line| line.strip_prefix("0::"));
+        let below = own.and_then(|own| Path::new(own).strip_prefix(&self.name).ok());
+        self.path
+            .join(below.unwrap_or_else(|| "".as_ref()))
+            .join("cgroup.procs")
+    }
+
     /// The file that tells of out-of-memory kills.
     pub fn memory_events_file(&self) -> PathBuf {
         self.path.join("memory.events")
@@ -143,7 +162,8 @@ impl Cgroup {
     /// Writes the limits of a spec and binds the group to its rules for devices.
     pub fn apply(&self, resources: &LinuxResources) -> Result<()> {
         super::devices::restrict(self, resources.devices().as_deref().unwrap_or_default())?;
-        for limit in limits::files(resources, |file| self.path.join(file).exists()) {
+        let limits = limits::files(resources, |file| self.path.join(file).exists()).map_err(CgroupError::Refused)?;
+        for limit in limits {
             let written = if limit.file.contains('/') {
                 Err(io::Error::new(
                     io::ErrorKind::InvalidInput,
@@ -238,6 +258,11 @@ impl Cgroup {
 
     /// Freezes or thaws every process and waits until that is so. A freeze that does not finish is taken back.
     pub async fn set_frozen(&self, frozen: bool) -> Result<()> {
+        let _freezing = self.freezing.lock().await;
+        self.freeze_or_thaw(frozen).await
+    }
+
+    async fn freeze_or_thaw(&self, frozen: bool) -> Result<()> {
         self.write("cgroup.freeze", if frozen { "1" } else { "0" })?;
         let result = self
             .until("frozen", u64::from(frozen), if frozen { "frozen" } else { "thawed" })
@@ -248,14 +273,16 @@ impl Cgroup {
         result
     }
 
-    /// Sends `signal` to every process. None may escape by forking: the group stands still meanwhile.
+    /// Sends `signal` to every process. None may escape by forking: the group stands still meanwhile, if it can.
     pub async fn signal(&self, signal: i32) -> Result<()> {
         if signal == libc::SIGKILL {
             return self.kill();
         }
+        let _freezing = self.freezing.lock().await;
         let was_frozen = self.is_frozen();
-        if !was_frozen {
-            self.set_frozen(true).await?;
+        if !was_frozen && let Err(error) = self.freeze_or_thaw(true).await {
+            // A process that waits for a file system cannot stand still, but hear signals.
+            crate::kmsg::notice(&format!("signal {signal}: {}", crate::error::chain(&error)));
         }
         let pids = self.pids();
         for pid in pids.iter().flatten() {
@@ -263,7 +290,7 @@ impl Cgroup {
             let _gone = send_signal(Pid::from_raw(pid.cast_signed()), signal);
         }
         if !was_frozen {
-            self.set_frozen(false).await?;
+            self.freeze_or_thaw(false).await?;
         }
         pids.map(drop)
     }

@@ -18,7 +18,7 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, mkdirat};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, setfsgid, setfsuid};
 use oci_spec::runtime::{Hook, Process, Spec};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -131,7 +131,7 @@ pub fn run(mut request: Request) -> Outcome {
                 }
             };
             // Last: it leads out of the guest's own mounts.
-            unfinished.finish(pid)?;
+            unfinished.finish(pid, &rootfs)?;
             Ok(Made {
                 pid,
                 terminal,
@@ -208,7 +208,13 @@ fn prepare_cwd(spec: &Spec, rootfs: &Path) -> Result<(), String> {
             program::text(errno)
         )
     };
-    make_directories(&base, rest).map_err(failed)
+    // As who the container's root is.
+    let (user, group) = user_namespace::root_outside(spec);
+    let (old_user, old_group) = (setfsuid(user), setfsgid(group));
+    let made = make_directories(&base, rest).map_err(failed);
+    setfsgid(old_group);
+    setfsuid(old_user);
+    made
 }
 
 /// mkdir -p of `path` inside `base`, whose symbolic links cannot lead out of it.

@@ -34,6 +34,8 @@ pub struct Request {
     pub init: i32,
     /// cgroup.procs of the container.
     pub procs_file: PathBuf,
+    /// That of its init's group, where processes go when the container has made groups in its own.
+    pub init_procs_file: PathBuf,
     /// What to run and as whom.
     pub process: Process,
     /// The container's profile.
@@ -50,9 +52,9 @@ pub fn run(request: Request) -> Outcome {
 fn start(request: &Request) -> Outcome {
     let failed = |what: &str, error: &dyn std::error::Error| format!("{what}: {error}");
     let init = sys::pidfd_open(Pid::from_raw(request.init)).map_err(|error| failed("container init", &error))?;
-    let procs = File::options()
-        .write(true)
-        .open(&request.procs_file)
+    let open = |file| File::options().write(true).open(file);
+    let groups = open(&request.procs_file)
+        .and_then(|group| Ok([group, open(&request.init_procs_file)?]))
         .map_err(|error| failed("cgroup", &error))?;
     if let Some(score) = request.process.oom_score_adj() {
         std::fs::write("/proc/self/oom_score_adj", score.to_string())
@@ -67,7 +69,8 @@ fn start(request: &Request) -> Outcome {
         Some(owner) => stream_owner::give(owner)?,
     }
     rlimits::make_room(&request.process)?;
-    let own_user_namespace = user_namespace("self") == user_namespace(&request.init.to_string());
+    let shares = |kind: &str| namespace("self", kind) == namespace(&request.init.to_string(), kind);
+    let own_user_namespace = shares("user");
     let mut namespaces = CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWUTS
         | CloneFlags::CLONE_NEWPID
@@ -75,6 +78,9 @@ fn start(request: &Request) -> Outcome {
         | CloneFlags::CLONE_NEWCGROUP;
     if !own_user_namespace {
         namespaces |= CloneFlags::CLONE_NEWUSER;
+    }
+    if !shares("time") {
+        namespaces |= TIME_NAMESPACE;
     }
     let (master_receiver, master_sender) =
         std::os::unix::net::UnixStream::pair().map_err(|error| failed("socket", &error))?;
@@ -84,7 +90,7 @@ fn start(request: &Request) -> Outcome {
     match alone.fork().map_err(|error| failed("fork", &error))? {
         ForkResult::Child => {
             drop((complaint, master_receiver));
-            let message = match enter(request, procs, &master_sender, !own_user_namespace) {
+            let message = match enter(request, groups, &master_sender, !own_user_namespace) {
                 Ok(path) => program::become_program(&path, &request.process),
                 Err(message) => message,
             };
@@ -92,7 +98,7 @@ fn start(request: &Request) -> Outcome {
             std::process::exit(255);
         }
         ForkResult::Parent { child } => {
-            drop((complaints, master_sender, procs));
+            drop((complaints, master_sender, groups));
             let mut message = String::new();
             // Ends when the program runs (the pipe closes on exec) or the child has given up.
             File::from(complaint)
@@ -117,23 +123,33 @@ fn start(request: &Request) -> Outcome {
     }
 }
 
-fn user_namespace(process: &str) -> Option<PathBuf> {
-    std::fs::read_link(format!("/proc/{process}/ns/user")).ok()
+/// CLONE_NEWTIME (linux/sched.h).
+const TIME_NAMESPACE: CloneFlags = CloneFlags::from_bits_retain(0x80);
+
+fn namespace(process: &str, kind: &str) -> Option<PathBuf> {
+    std::fs::read_link(format!("/proc/{process}/ns/{kind}")).ok()
+}
+
+/// Puts the calling process into the first group, or into the second where the first has groups below it.
+fn join([group, inner]: [File; 2]) -> Result<(), String> {
+    let put = |mut group: File| group.write_all(b"0");
+    let joined = put(group).or_else(|error| match error.raw_os_error() {
+        Some(nix::libc::EBUSY) => put(inner),
+        _ => Err(error),
+    });
+    joined.map_err(|error| format!("cannot join the container's cgroup: {error}"))
 }
 
 /// In the child, inside the container's namespaces: everything up to the program itself, whose path is returned.
 fn enter(
     request: &Request,
-    mut procs: File,
+    groups: [File; 2],
     master_sender: &std::os::unix::net::UnixStream,
     in_user_namespace: bool,
 ) -> Result<std::ffi::CString, String> {
     let process = &request.process;
     let step = |what: &'static str| move |errno: nix::Error| format!("{what}: {}", program::text(errno));
-    procs
-        .write_all(b"0")
-        .map_err(|error| format!("cannot join the container's cgroup: {error}"))?;
-    drop(procs);
+    join(groups)?;
     if in_user_namespace {
         // Who we were is nobody here.
         let (user, group) = (Uid::from_raw(0), Gid::from_raw(0));

@@ -16,7 +16,7 @@ const DEFAULT_PERIOD: u64 = 100_000;
 
 /// The files to write for `resources`. `exists` tells whether the kernel has a file: swap and hugetlb depend on its config, and
 /// swap accounting that cannot act is left out silently as runc leaves it out on a host without swap.
-pub fn files(resources: &LinuxResources, exists: impl Fn(&str) -> bool) -> Vec<Limit> {
+pub fn files(resources: &LinuxResources, exists: impl Fn(&str) -> bool) -> Result<Vec<Limit>, &'static str> {
     let mut limits = Vec::new();
     let mut set = |file: &str, value: String| {
         limits.push(Limit {
@@ -25,7 +25,7 @@ pub fn files(resources: &LinuxResources, exists: impl Fn(&str) -> bool) -> Vec<L
         })
     };
     if let Some(memory) = resources.memory() {
-        memory_files(memory, &exists, &mut set);
+        memory_files(memory, &exists, &mut set)?;
     }
     if let Some(cpu) = resources.cpu() {
         cpu_files(cpu, &mut set);
@@ -48,27 +48,36 @@ pub fn files(resources: &LinuxResources, exists: impl Fn(&str) -> bool) -> Vec<L
             set(file, value.clone());
         }
     }
-    limits
+    Ok(limits)
 }
 
-fn memory_files(memory: &LinuxMemory, exists: &impl Fn(&str) -> bool, set: &mut impl FnMut(&str, String)) {
+fn memory_files(
+    memory: &LinuxMemory,
+    exists: &impl Fn(&str) -> bool,
+    set: &mut impl FnMut(&str, String),
+) -> Result<(), &'static str> {
     let limit = memory.limit().unwrap_or(0);
-    if let Some(swap) = memory.swap().filter(|swap| *swap != 0)
-        && exists("memory.swap.max")
-    {
-        // v1 counts memory and swap together, v2 swap alone.
-        let alone = if swap < 0 {
-            -1
-        } else {
-            swap.saturating_sub(limit.max(0)).max(0)
-        };
-        set("memory.swap.max", bound(alone));
+    let swap = swap_alone(memory.swap().unwrap_or(0), limit)?;
+    if let Some(swap) = swap.filter(|_| exists("memory.swap.max")) {
+        set("memory.swap.max", bound(swap));
     }
     if limit != 0 {
         set("memory.max", bound(limit));
     }
     if let Some(reservation) = memory.reservation().filter(|low| *low != 0) {
         set("memory.low", bound(reservation));
+    }
+    Ok(())
+}
+
+/// v1 counts memory and swap together, v2 swap alone; negative: without bound.
+fn swap_alone(both: i64, memory: i64) -> Result<Option<i64>, &'static str> {
+    match (both, memory) {
+        (0, memory) => Ok((memory < 0).then_some(-1)),
+        (both, _) if both < 0 => Ok(Some(-1)),
+        (_, memory) if memory <= 0 => Err("unable to set swap limit without memory limit"),
+        (both, memory) if both < memory => Err("memory+swap limit should be >= memory limit"),
+        (both, memory) => Ok(Some(both - memory)),
     }
 }
 

@@ -3,6 +3,7 @@ use super::*;
 fn limits(json: &str, existing: &[&str]) -> Vec<(String, String)> {
     let resources: LinuxResources = serde_json::from_str(json).unwrap();
     files(&resources, |file| existing.contains(&file))
+        .unwrap()
         .into_iter()
         .map(|limit| (limit.file, limit.value))
         .collect()
@@ -29,6 +30,16 @@ fn memory_and_swap_are_separated() {
     assert_eq!(limits(json, &["memory.swap.max"]), expected);
     assert_eq!(limits(json, &[]), expected[1..], "a kernel without swap");
     assert_eq!(limits(r#"{"memory":{"limit":-1}}"#, &[]), [pair("memory.max", "max")]);
+    let unbounded = [pair("memory.swap.max", "max"), pair("memory.max", "max")];
+    assert_eq!(limits(r#"{"memory":{"limit":-1}}"#, &["memory.swap.max"]), unbounded);
+    for (json, refused) in [
+        (r#"{"memory":{"swap":1000}}"#, "without memory limit"),
+        (r#"{"memory":{"limit":-1,"swap":1000}}"#, "without memory limit"),
+        (r#"{"memory":{"limit":2000,"swap":1000}}"#, ">= memory limit"),
+    ] {
+        let error = files(&serde_json::from_str(json).unwrap(), |_| true).unwrap_err();
+        assert!(error.contains(refused), "{json}: {error}");
+    }
 }
 
 #[test]

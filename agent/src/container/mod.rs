@@ -5,6 +5,7 @@
 
 pub mod cgroup;
 mod complaints;
+mod copy_up;
 mod create;
 mod devices;
 pub mod exec;
@@ -282,22 +283,21 @@ impl Containers {
         }
         let waiting = lock(&container.waiting).take();
         let result = tokio::time::timeout(START_PATIENCE, release_init(&container.directory, id, waiting)).await;
-        match result {
-            Ok(Ok(())) => Ok(()),
+        let failed = match result {
+            Ok(Ok(())) => return Ok(()),
             // A kill between create and start is no failure of the start: the end is reported like any other.
-            _ if container.init.living_pid().is_none() => Ok(()),
-            Ok(Err(error)) => Err(Error::internal(format!("cannot start container {id:?}"), &error)),
-            Err(_) => {
-                // The init was told already: nothing may run that the host believes has failed.
-                if let Err(error) = container.cgroup.kill() {
-                    crate::kmsg::notice(&format!("after a failed start: {}", crate::error::chain(&error)));
-                }
-                Err(Error::new(
-                    Kind::Internal,
-                    format!("the init of container {id:?} does not take its start"),
-                ))
-            }
+            _ if container.init.living_pid().is_none() => return Ok(()),
+            Ok(Err(error)) => Error::internal(format!("cannot start container {id:?}"), &error),
+            Err(_) => Error::new(
+                Kind::Internal,
+                format!("the init of container {id:?} does not take its start"),
+            ),
+        };
+        // The init may have been told already: nothing may run that the host believes has failed.
+        if let Err(error) = container.cgroup.kill() {
+            crate::kmsg::notice(&format!("after a failed start: {}", crate::error::chain(&error)));
         }
+        Err(failed)
     }
 
     /// Starts a further process in a running container.
@@ -345,14 +345,17 @@ impl Containers {
         let helper_request = Request::Exec(Box::new(exec::Request {
             init: init.as_raw(),
             procs_file: container.cgroup.procs_file(),
+            init_procs_file: container.cgroup.procs_file_of(init),
             process,
             seccomp: container.seccomp.clone(),
             terminal: terminal_size(&request.stdio),
         }));
         let mut started = helper::run(&self.places.program, &self.reaper, &helper_request, ends).await?;
-        let attached = prepared
-            .attach(started.terminal.take())
-            .map_err(|error| Error::internal("cannot attach the process's streams", &error))?;
+        let attached = prepared.attach(started.terminal.take()).map_err(|error| {
+            // Nobody would know it.
+            let _gone = crate::sys::send_signal(started.pid, libc::SIGKILL);
+            Error::internal("cannot attach the process's streams", &error)
+        })?;
         Ok(Arc::new(Process::new(started.pid, started.exit, attached)))
     }
 

@@ -1,9 +1,11 @@
 //! Mounts of a spec as runc would make them, where libcontainer would not: its own look at a place follows no link to what is not there
-//! yet, it ignores options of a bind mount that it does not know, and it drops some of the others.
+//! yet, it ignores options of a bind mount that it does not know, it drops some of the others, and nothing can be run any more from a
+//! path that it makes read-only.
 //!
 //! [`prepare`] is called in the helper before the container is made, so that nobody changes its root file system yet, and
 //! [`Unfinished::finish`] before its program runs.
 
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns};
@@ -15,7 +17,8 @@ use std::fs::File;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-use super::program;
+use super::{copy_up, program};
+use crate::sys;
 
 /// The only files below /proc that may be replaced: those by which lxcfs and its like show a container its limits.
 const OVER_PROC: [&str; 10] = [
@@ -101,12 +104,20 @@ const BIND_OPTIONS: &[&str] = &[
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Unfinished(Vec<(PathBuf, Change)>);
 
-/// What is left to do for one mount.
-#[derive(Debug, PartialEq, Eq)]
+/// What is left to do at one place.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Change {
-    /// No symbolic links are followed on it.
-    NoLinks,
+    /// Of the file system itself, by their names.
+    FileSystem(Vec<&'static str>),
+    /// What the root file system has there lies in the new one, too.
+    CopyUp,
     Propagation(MsFlags),
+    /// The mount is; libcontainer leaves /dev writable, to make devices there.
+    ReadOnly,
+    /// Whatever lies there is, and may not lie there.
+    ReadOnlyPath,
+    /// No symbolic links are followed on it. Last: no further place is found through such a mount.
+    NoLinks,
 }
 
 /// Puts each mount's place into the spec as what it is in the root file system, and refuses what runc refuses.
@@ -124,7 +135,7 @@ pub fn prepare(spec: &mut Spec, rootfs: &Path) -> Result<Unfinished, String> {
         unfinished.extend(changes(mount).into_iter().map(|change| (place.clone(), change)));
         if let Some(options) = mount.options_mut() {
             // libcontainer takes these for the file system's.
-            options.retain(|option| option != NO_LINKS && option != LINKS);
+            options.retain(|option| ![NO_LINKS, LINKS, COPY_UP].contains(&option.as_str()));
         }
         if place != destination {
             mount.set_destination(place.clone());
@@ -134,8 +145,12 @@ pub fn prepare(spec: &mut Spec, rootfs: &Path) -> Result<Unfinished, String> {
             source: mount.source().clone().filter(|_| is_bind(mount)),
         });
     }
-    // Last: no further place is found through such a mount.
-    unfinished.sort_by_key(|(_, change)| *change == Change::NoLinks);
+    if let Some(linux) = spec.linux_mut() {
+        let paths = linux.readonly_paths().iter().flatten().map(PathBuf::from);
+        unfinished.extend(paths.map(|path| (path, Change::ReadOnlyPath)));
+        linux.set_readonly_paths(None);
+    }
+    unfinished.sort_by(|(_, one), (_, other)| one.cmp(other));
     Ok(Unfinished(unfinished))
 }
 
@@ -187,14 +202,29 @@ const NO_LINKS: &str = "nosymfollow";
 /// The opposite.
 const LINKS: &str = "symfollow";
 
+/// The option of a tmpfs that begins with what it hides.
+const COPY_UP: &str = "tmpcopyup";
+
+/// Pairs of options of a file system, the second of which takes the first back.
+const OF_FILE_SYSTEM: [(&str, &str); 2] = [("sync", "async"), ("dirsync", "dirasync")];
+
 /// What libcontainer drops of a mount's options.
 fn changes(mount: &Mount) -> Vec<Change> {
     let options = || mount.options().iter().flatten().map(String::as_str);
-    let below = is_bind(mount);
-    let propagation = options().filter_map(|option| propagation(option, below).map(Change::Propagation));
-    let links = options().rfind(|option| [NO_LINKS, LINKS].contains(option));
-    let links = (links == Some(NO_LINKS)).then_some(Change::NoLinks);
-    propagation.chain(links).collect()
+    let last_is = |yes: &str, no: &str| options().rfind(|option| [yes, no].contains(option)) == Some(yes);
+    let bind = is_bind(mount);
+    let of_file_system = OF_FILE_SYSTEM.into_iter().filter(|(yes, no)| !bind && last_is(yes, no));
+    let of_file_system: Vec<_> = of_file_system.map(|(yes, _)| yes).collect();
+    let copied = mount.typ().as_deref() == Some("tmpfs") && options().any(|option| option == COPY_UP);
+    let read_only = mount.destination() == Path::new("/dev") && last_is("ro", "rw");
+    let mut changes: Vec<Change> = options()
+        .filter_map(|option| propagation(option, bind).map(Change::Propagation))
+        .collect();
+    changes.extend((!of_file_system.is_empty()).then_some(Change::FileSystem(of_file_system)));
+    changes.extend(copied.then_some(Change::CopyUp));
+    changes.extend(read_only.then_some(Change::ReadOnly));
+    changes.extend(last_is(NO_LINKS, LINKS).then_some(Change::NoLinks));
+    changes
 }
 
 /// `below`: whether a mount brings others along, which the recursive options are for.
@@ -215,24 +245,39 @@ fn propagation(option: &str, below: bool) -> Option<MsFlags> {
 }
 
 impl Unfinished {
-    /// Does it, in the mount namespace of the container's init, which the calling process does not leave again.
-    pub fn finish(&self, init: Pid) -> Result<(), String> {
+    /// Does it, in the mount namespace of the container's init, which the calling process does not leave again. `rootfs` is the root
+    /// file system outside, where none of the mounts lie over it.
+    pub fn finish(&self, init: Pid, rootfs: &Path) -> Result<(), String> {
         if self.0.is_empty() {
             return Ok(());
+        }
+        let hidden = |(place, change): &(PathBuf, Change)| match change {
+            Change::CopyUp => copy_up::open_below(rootfs, place),
+            _ => Ok(None),
+        };
+        let failed = |place: &Path, error: io::Error| {
+            let why = error
+                .raw_os_error()
+                .map(|number| program::text(Errno::from_raw(number)));
+            let why = why.unwrap_or_else(|| error.to_string());
+            format!("cannot change the mount at {:?}: {why}", place.display().to_string())
+        };
+        let mut changes = Vec::new();
+        for change in &self.0 {
+            let hidden = hidden(change).map_err(|error| failed(&change.0, error))?;
+            changes.push((change, hidden));
         }
         let enter = || -> io::Result<()> {
             let namespace = File::open(format!("/proc/{init}/ns/mnt"))?;
             Ok(setns(namespace, CloneFlags::CLONE_NEWNS)?)
         };
         enter().map_err(|error| format!("cannot enter the container's mount namespace: {error}"))?;
-        for (place, change) in &self.0 {
-            change.apply(place).map_err(|errno| {
-                format!(
-                    "cannot change the mount at {:?}: {}",
-                    place.display().to_string(),
-                    program::text(errno)
-                )
-            })?;
+        for ((place, change), hidden) in changes {
+            match hidden {
+                Some(hidden) => copy_up::copy(hidden, place),
+                None => change.apply(place).map_err(io::Error::from),
+            }
+            .map_err(|error| failed(place, error))?;
         }
         Ok(())
     }
@@ -240,11 +285,23 @@ impl Unfinished {
 
 impl Change {
     fn apply(&self, place: &Path) -> nix::Result<()> {
-        let flags = match self {
-            Change::Propagation(kind) => *kind,
-            Change::NoLinks => MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags_at(place)? | NO_SYMLINKS,
-        };
-        mount(None::<&str>, place, None::<&str>, flags, None::<&str>)
+        let change = |flags| mount(None::<&str>, place, None::<&str>, flags, None::<&str>);
+        let add = |flag| change(MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags_at(place)? | flag);
+        match self {
+            Change::FileSystem(flags) => sys::set_file_system_flags(place, flags),
+            // Nothing was there.
+            Change::CopyUp => Ok(()),
+            Change::Propagation(kind) => change(*kind),
+            Change::ReadOnly => add(MsFlags::MS_RDONLY),
+            Change::ReadOnlyPath => {
+                let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
+                match mount(Some(place), place, None::<&str>, bind, None::<&str>) {
+                    Err(Errno::ENOENT) => Ok(()),
+                    result => result.and_then(|()| add(MsFlags::MS_RDONLY)),
+                }
+            }
+            Change::NoLinks => add(NO_SYMLINKS),
+        }
     }
 }
 

@@ -103,16 +103,24 @@ fn what_libcontainer_drops_is_left_to_do() {
             { "destination": "/a/hidden", "type": "tmpfs", "source": "x", "options": ["nosymfollow", "shared"] },
             { "destination": "/a", "type": "tmpfs", "source": "x", "options": ["nosymfollow", "symfollow"] },
             { "destination": "/s", "type": "tmpfs", "source": "x", "options": ["nosymfollow", "runbindable", "size=1m"] },
-            { "destination": "/b", "type": "bind", "source": "/x", "options": ["rbind", "rslave"] },
+            { "destination": "/b", "type": "bind", "source": "/x", "options": ["rbind", "rslave", "sync"] },
+            { "destination": "/c", "type": "tmpfs", "source": "x", "options": ["tmpcopyup", "sync", "dirsync", "async"] },
+            { "destination": "/dev", "type": "tmpfs", "source": "x", "options": ["ro"] },
         ],
+        "linux": { "readonlyPaths": ["/proc/sys"] },
     }))
     .unwrap();
     let unfinished = prepare(&mut spec, Path::new("/")).unwrap();
     let expected = [
+        ("/c", Change::FileSystem(vec!["dirsync"])),
+        ("/c", Change::CopyUp),
         ("/s", Change::Propagation(MsFlags::MS_UNBINDABLE)),
         ("/b", Change::Propagation(MsFlags::MS_SLAVE | MsFlags::MS_REC)),
+        ("/dev", Change::ReadOnly),
+        ("/proc/sys", Change::ReadOnlyPath),
         ("/s", Change::NoLinks),
     ];
+    assert_eq!(*spec.linux().as_ref().unwrap().readonly_paths(), None);
     assert_eq!(
         unfinished.0,
         expected.map(|(place, change)| (PathBuf::from(place), change))

@@ -18,12 +18,25 @@ pub fn find(process: &Process) -> Result<CString, String> {
         Some(_) => return Err("exec: \"\": executable file not found in $PATH".to_string()),
         None => return Err("process.args is empty: there is no program to run".to_string()),
     };
+    check_strings(process)?;
     let found = if name.contains('/') {
         at_path(name)
     } else {
         in_search_path(name, process)
     };
     found.and_then(|path| CString::new(path).map_err(|_| format!("exec: {name:?}: invalid argument")))
+}
+
+/// A program could not be given what has a zero byte in it.
+fn check_strings(process: &Process) -> Result<(), String> {
+    let has_zero = |text: &&String| text.contains('\0');
+    if let Some(argument) = process.args().iter().flatten().find(has_zero) {
+        return Err(format!("argument {argument:?} contains nul byte (\\0)"));
+    }
+    match process.env().iter().flatten().find(has_zero) {
+        Some(entry) => Err(format!("environment variable {entry:?} contains nul byte (\\0)")),
+        None => Ok(()),
+    }
 }
 
 fn at_path(name: &str) -> Result<String, String> {

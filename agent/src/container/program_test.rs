@@ -52,3 +52,10 @@ fn the_environment_keeps_its_order_and_gets_a_home() {
     let own = process(&["sh"], &["HOME=/elsewhere"]);
     assert_eq!(strings(super::environment(&own)), ["HOME=/elsewhere"]);
 }
+
+#[test]
+fn zero_bytes_are_refused() {
+    let complaint = |args: &[&str], env: &[&str]| find(&process(args, env)).unwrap_err();
+    assert!(complaint(&["/bin/sh", "a\0b"], &[]).contains("argument \"a\\0b\" contains nul"));
+    assert!(complaint(&["/bin/sh"], &["A=\0"]).contains("environment variable \"A=\\0\" contains nul"));
+}

@@ -45,7 +45,8 @@ impl Restrictions {
             filter()?;
         }
         if let Some(capabilities) = &self.capabilities {
-            drop_privileges(capabilities, create_syscall().as_ref()).map_err(|error| format!("capabilities: {error}"))?;
+            drop_privileges(capabilities, create_syscall().as_ref())
+                .map_err(|error| format!("capabilities: {error}"))?;
         }
         let done = last()?;
         if self.no_new_privileges {

@@ -32,7 +32,8 @@ const I386: u32 = 0x4000_0003;
 pub fn load(profile: &LinuxSeccomp) -> Result<(), String> {
     let failed = |what: String| format!("seccomp: {what}");
     let program = compile(profile).map_err(failed)?;
-    sys::load_seccomp_filter(&program, flags(profile)).map_err(|errno| failed(format!("cannot load the filter: {errno}")))
+    sys::load_seccomp_filter(&program, flags(profile))
+        .map_err(|errno| failed(format!("cannot load the filter: {errno}")))
 }
 
 fn flags(profile: &LinuxSeccomp) -> libc::c_ulong {
@@ -51,7 +52,11 @@ fn compile(profile: &LinuxSeccomp) -> Result<Vec<sock_filter>, String> {
     program.extend(library_program(profile)?);
     match program.len() <= libc::BPF_MAXINSNS as usize {
         true => Ok(program),
-        false => Err(format!("the profile needs {} instructions, the kernel takes {}", program.len(), libc::BPF_MAXINSNS)),
+        false => Err(format!(
+            "the profile needs {} instructions, the kernel takes {}",
+            program.len(),
+            libc::BPF_MAXINSNS
+        )),
     }
 }
 
@@ -102,13 +107,19 @@ fn add_rules(filter: &mut ScmpFilterContext, call: &LinuxSyscall, action: ScmpAc
     let arguments: HashSet<usize> = call.args().iter().flatten().map(LinuxSeccompArg::index).collect();
     for name in call.names() {
         // One that is newer than the library is dealt with before, one that nobody knows does not exist.
-        let Ok(number) = ScmpSyscall::from_name(name) else { continue };
+        let Ok(number) = ScmpSyscall::from_name(name) else {
+            continue;
+        };
         let added = if arguments.len() == comparisons.len() {
             filter.add_rule_conditional(action, number, &comparisons).map(drop)
         } else {
             // Several comparisons of one argument are alternatives, as under runc.
             let mut each = comparisons.iter();
-            each.try_for_each(|one| filter.add_rule_conditional(action, number, std::slice::from_ref(one)).map(drop))
+            each.try_for_each(|one| {
+                filter
+                    .add_rule_conditional(action, number, std::slice::from_ref(one))
+                    .map(drop)
+            })
         };
         added.map_err(|error| format!("rule for {name}: {error}"))?;
     }
@@ -148,7 +159,8 @@ fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<ScmpAction, 
         LinuxSeccompAction::ScmpActLog => ScmpAction::Log,
         LinuxSeccompAction::ScmpActNotify => {
             return Err(
-                "SCMP_ACT_NOTIFY cannot be used: the listener is a program of the host, which cannot act in a guest".into(),
+                "SCMP_ACT_NOTIFY cannot be used: the listener is a program of the host, which cannot act in a guest"
+                    .into(),
             );
         }
     })
@@ -198,7 +210,10 @@ fn architecture(arch: Arch) -> ScmpArch {
 
 /// Number of a call that the library does not know, on every architecture.
 fn newer_than_library(name: &str) -> Option<u32> {
-    let number = name.parse::<Sysno>().ok().and_then(|call| u32::try_from(call.id()).ok())?;
+    let number = name
+        .parse::<Sysno>()
+        .ok()
+        .and_then(|call| u32::try_from(call.id()).ok())?;
     (number >= SHARED_NUMBERS && ScmpSyscall::from_name(name).is_err()).then_some(number)
 }
 

@@ -39,7 +39,10 @@ fn calls_newer_than_the_profile_do_not_exist_and_older_ones_are_refused() {
         ]}),
         || [libc::SYS_getgid, libc::SYS_getuid, FCHMODAT2, 999].map(|number| call(number, 0).err()),
     );
-    assert_eq!(answers, [Some(Errno::EPERM), None, Some(Errno::ENOSYS), Some(Errno::ENOSYS)]);
+    assert_eq!(
+        answers,
+        [Some(Errno::EPERM), None, Some(Errno::ENOSYS), Some(Errno::ENOSYS)]
+    );
 }
 
 #[test]
@@ -90,7 +93,8 @@ fn comparisons_of_the_same_argument_are_alternatives() {
 #[test]
 fn what_cannot_act_is_refused_with_its_reason() {
     let refused = |json: Value| compile(&profile(&json)).unwrap_err();
-    let notify = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mount"], "action": "SCMP_ACT_NOTIFY"}]});
+    let notify =
+        json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mount"], "action": "SCMP_ACT_NOTIFY"}]});
     assert!(refused(notify).contains("SCMP_ACT_NOTIFY"));
     assert!(refused(json!({"defaultAction": "SCMP_ACT_NOTIFY"})).contains("SCMP_ACT_NOTIFY"));
     assert!(refused(json!({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 65536})).contains("65536"));

@@ -7,7 +7,7 @@ use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, Pid, pipe2, read, write};
+use nix::unistd::{ForkResult, Gid, Pid, Uid, pipe2, read, write};
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 use std::fs::File;
 use std::io;
@@ -42,6 +42,19 @@ pub fn make(spec: &mut Spec) -> Result<Option<File>, String> {
         format!("/proc/{}/fd/{}", std::process::id(), made.as_raw_fd()).into(),
     ));
     Ok(Some(made))
+}
+
+/// Who user and group 0 of a container are outside of its user namespace, if it has a new one.
+pub fn root_outside(spec: &Spec) -> (Uid, Gid) {
+    let first = |map: &Option<Vec<LinuxIdMapping>>| {
+        let root = map.iter().flatten().find(|line| line.container_id() == 0);
+        root.map_or(0, LinuxIdMapping::host_id)
+    };
+    let linux = spec.linux().as_ref();
+    let (users, groups) = linux
+        .map(|l| (first(l.uid_mappings()), first(l.gid_mappings())))
+        .unwrap_or_default();
+    (Uid::from_raw(users), Gid::from_raw(groups))
 }
 
 fn with_maps(users: &[LinuxIdMapping], groups: &[LinuxIdMapping]) -> Result<File, String> {
