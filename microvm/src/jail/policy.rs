@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use nix::libc;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
@@ -15,6 +16,15 @@ use super::{capabilities, syscalls};
 
 /// Which argument of ioctl is the request.
 const REQUEST_ARGUMENT: u8 = 1;
+
+/// Flags of clone(2) that make something else than a thread of this process: those of new namespaces.
+const NAMESPACES: i32 = libc::CLONE_NEWCGROUP
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWUTS;
 
 /// Why a policy could not be made or entered.
 #[derive(Debug, Error)]
@@ -34,6 +44,8 @@ pub enum PolicyError {
 #[derive(Debug)]
 pub struct Policy {
     filter: BpfProgram,
+    /// Entered first. A filter has one answer to what it does not allow, and this one's does not end the process.
+    absent: Option<BpfProgram>,
     keeps_capabilities: bool,
 }
 
@@ -46,18 +58,28 @@ impl Policy {
             .flatten()
             .map(|call| (*call, Vec::new()))
             .collect();
-        let mut requests = Vec::new();
-        for request in list.ioctls {
-            let condition =
-                SeccompCondition::new(REQUEST_ARGUMENT, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, *request)?;
-            requests.push(SeccompRule::new(vec![condition])?);
-        }
-        rules.insert(nix::libc::SYS_ioctl, requests);
+        let requests = list.ioctls.iter().copied();
+        only(
+            &mut rules,
+            libc::SYS_ioctl,
+            REQUEST_ARGUMENT,
+            SeccompCmpOp::Eq,
+            requests,
+        )?;
+        let options = list.prctls.iter().map(|option| *option as u64);
+        only(&mut rules, libc::SYS_prctl, 0, SeccompCmpOp::Eq, options)?;
         // The file server's threads want a working directory of their own; other namespaces would be a way out.
-        if let Some(unshare) = rules.get_mut(&nix::libc::SYS_unshare) {
-            let only = nix::libc::CLONE_FS as u64;
-            let condition = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, only)?;
-            unshare.push(SeccompRule::new(vec![condition])?);
+        if rules.contains_key(&libc::SYS_unshare) {
+            let own = [libc::CLONE_FS as u64].into_iter();
+            only(&mut rules, libc::SYS_unshare, 0, SeccompCmpOp::Eq, own)?;
+        }
+        // The flags of clone3 lie in memory, where no filter sees them. Without it the C library calls clone.
+        let mut absent = None;
+        if rules.contains_key(&libc::SYS_clone3) {
+            let thread = libc::CLONE_THREAD as u64;
+            let flags = SeccompCmpOp::MaskedEq(thread | NAMESPACES as u32 as u64);
+            only(&mut rules, libc::SYS_clone, 0, flags, [thread].into_iter())?;
+            absent = Some(absence(libc::SYS_clone3)?);
         }
         let filter = SeccompFilter::new(
             rules,
@@ -67,6 +89,7 @@ impl Policy {
         )?;
         Ok(Arc::new(Policy {
             filter: filter.try_into()?,
+            absent,
             keeps_capabilities,
         }))
     }
@@ -76,8 +99,43 @@ impl Policy {
         if !self.keeps_capabilities {
             capabilities::drop_all()?;
         }
+        if let Some(absent) = &self.absent {
+            seccompiler::apply_filter(absent)?;
+        }
         Ok(seccompiler::apply_filter(&self.filter)?)
     }
+}
+
+/// Allows a call with these values of an argument, and no others; without values, not at all.
+fn only(
+    rules: &mut BTreeMap<i64, Vec<SeccompRule>>,
+    call: i64,
+    argument: u8,
+    comparison: SeccompCmpOp,
+    values: impl Iterator<Item = u64>,
+) -> Result<(), seccompiler::BackendError> {
+    let rule = |value| {
+        let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, comparison.clone(), value)?;
+        SeccompRule::new(vec![condition])
+    };
+    let allowed: Vec<SeccompRule> = values.map(rule).collect::<Result<_, _>>()?;
+    // A call without a rule would be allowed with any arguments.
+    match allowed.is_empty() {
+        true => rules.remove(&call),
+        false => rules.insert(call, allowed),
+    };
+    Ok(())
+}
+
+/// A filter under which the kernel does not know a call.
+fn absence(call: i64) -> Result<BpfProgram, seccompiler::BackendError> {
+    let filter = SeccompFilter::new(
+        BTreeMap::from([(call, Vec::new())]),
+        SeccompAction::Allow,
+        SeccompAction::Errno(libc::ENOSYS as u32),
+        TargetArch::x86_64,
+    )?;
+    filter.try_into()
 }
 
 /// All policies of a process.

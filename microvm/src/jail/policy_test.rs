@@ -10,7 +10,11 @@ fn end_of(policy: &Policy, body: impl FnOnce()) -> WaitStatus {
     // SAFETY: the child makes a few system calls and ends without returning to the test harness.
     match unsafe { fork() }.unwrap() {
         ForkResult::Child => {
-            let status = match seccompiler::apply_filter(&policy.filter) {
+            let absent = policy
+                .absent
+                .as_ref()
+                .map_or(Ok(()), |filter| seccompiler::apply_filter(filter));
+            let status = match absent.and_then(|()| seccompiler::apply_filter(&policy.filter)) {
                 Ok(()) => {
                     body();
                     0
@@ -80,4 +84,63 @@ fn only_the_file_server_opens_files() {
     }
     let status = end_of(&policies.file_server, || drop(std::fs::File::open("/")));
     assert!(matches!(status, WaitStatus::Exited(_, 0)), "{status:?}");
+}
+
+/// Calls clone as for a thread, with `flags` besides; the kernel refuses it for want of a stack, or whatever else, unless it is let.
+#[allow(unsafe_code)]
+fn clone_with(flags: i32) {
+    let thread = nix::libc::CLONE_THREAD;
+    // SAFETY: the kernel refuses CLONE_THREAD without CLONE_SIGHAND, so nothing is made.
+    let made = unsafe { nix::libc::syscall(nix::libc::SYS_clone, thread | flags, 0, 0, 0, 0) };
+    assert_eq!(made, -1);
+}
+
+#[test]
+fn the_spawner_starts_threads_and_no_namespaces_or_processes() {
+    let spawner = policies().spawner;
+    let status = end_of(&spawner, || {
+        let thread = std::thread::Builder::new().name("worker".to_owned());
+        thread.spawn(|| ()).unwrap().join().unwrap();
+        clone_with(0);
+    });
+    assert!(matches!(status, WaitStatus::Exited(_, 0)), "{status:?}");
+    for flags in [
+        nix::libc::CLONE_NEWUSER,
+        nix::libc::CLONE_NEWNS,
+        nix::libc::CLONE_NEWNET,
+    ] {
+        let status = end_of(&spawner, || clone_with(flags));
+        assert!(
+            matches!(status, WaitStatus::Signaled(_, Signal::SIGSYS, _)),
+            "{status:?}"
+        );
+    }
+    #[allow(unsafe_code)]
+    let status = end_of(&spawner, || {
+        // SAFETY: the child, if there were one, would end with this one.
+        let _ = unsafe { fork() };
+    });
+    assert!(
+        matches!(status, WaitStatus::Signaled(_, Signal::SIGSYS, _)),
+        "{status:?}"
+    );
+}
+
+#[test]
+fn the_file_server_changes_its_capabilities_and_no_attribute_of_the_process() {
+    let policy = policies().file_server;
+    let status = end_of(&policy, || {
+        virtiofsd::util::add_cap_to_eff("FSETID").unwrap();
+        // What it asks where there is no /proc.
+        caps::has_cap(None, caps::CapSet::Bounding, caps::Capability::CAP_CHOWN).unwrap();
+        caps::has_cap(None, caps::CapSet::Ambient, caps::Capability::CAP_CHOWN).unwrap();
+    });
+    assert!(matches!(status, WaitStatus::Exited(_, 0)), "{status:?}");
+    let status = end_of(&policy, || {
+        let _ = nix::sys::prctl::set_dumpable(true);
+    });
+    assert!(
+        matches!(status, WaitStatus::Signaled(_, Signal::SIGSYS, _)),
+        "{status:?}"
+    );
 }

@@ -8,6 +8,8 @@ pub struct List {
     pub groups: &'static [&'static [i64]],
     /// The only requests that its ioctls may make.
     pub ioctls: &'static [u64],
+    /// The only options that its prctls may have.
+    pub prctls: &'static [i32],
 }
 
 /// What every Rust thread does: memory, locks, time, signals, its end, and a line in the log.
@@ -74,8 +76,6 @@ const STREAMS: &[i64] = &[
     libc::SYS_sendmsg,
     libc::SYS_sendto,
     libc::SYS_shutdown,
-    libc::SYS_timerfd_create,
-    libc::SYS_timerfd_settime,
 ];
 
 /// What a FUSE request can ask for, relative to descriptors, and acting as the user who asks.
@@ -127,7 +127,6 @@ const FILES: &[i64] = &[
     libc::SYS_openat,
     libc::SYS_openat2,
     libc::SYS_pread64,
-    libc::SYS_prctl, // libcap-ng asks for the bounding set
     libc::SYS_preadv,
     libc::SYS_preadv2,
     libc::SYS_pwrite64,
@@ -147,8 +146,6 @@ const FILES: &[i64] = &[
     libc::SYS_symlinkat,
     libc::SYS_sync_file_range,
     libc::SYS_syncfs,
-    libc::SYS_timerfd_create,
-    libc::SYS_timerfd_settime,
     libc::SYS_umask,
     libc::SYS_unlinkat,
     libc::SYS_unshare,
@@ -161,10 +158,13 @@ const SPAWN: &[i64] = &[
     libc::SYS_capset,
     libc::SYS_clone,
     libc::SYS_clone3,
-    libc::SYS_prctl,
     libc::SYS_sched_getaffinity,
     libc::SYS_seccomp,
 ];
+
+/// What libcap-ng asks before it changes a thread's capabilities: the bounding set where there is no /proc, and the ambient set, to
+/// which nothing can be added that is not inheritable.
+const ASK_CAPABILITIES: [i32; 2] = [libc::PR_CAPBSET_READ, libc::PR_CAP_AMBIENT];
 
 /// KVM ioctls by number (Linux, include/uapi/linux/kvm.h).
 mod kvm {
@@ -179,34 +179,45 @@ mod kvm {
 pub const MAIN: List = List {
     groups: &[BASE, DUPLICATE, CONTROL],
     ioctls: &[kvm::IOEVENTFD, kvm::SIGNAL_MSI],
+    prctls: &[],
 };
 
 /// A vCPU: runs the guest, activates and resets devices, and names its registers when it fails.
 pub const VCPU: List = List {
     groups: &[BASE, DUPLICATE, ACTIVATE],
     ioctls: &[kvm::RUN, kvm::GET_REGS, kvm::GET_SREGS, kvm::IOEVENTFD, kvm::SIGNAL_MSI],
+    prctls: &[],
 };
 
 /// A disk's or the random generator's queue.
 pub const BLOCK: List = List {
     groups: &[BASE, DISK],
     ioctls: &[kvm::SIGNAL_MSI],
+    prctls: &[],
 };
 
 /// The vsock device.
 pub const VSOCK: List = List {
     groups: &[BASE, STREAMS],
     ioctls: &[kvm::SIGNAL_MSI],
+    prctls: &[],
 };
 
 /// The file server.
 pub const FILE_SERVER: List = List {
     groups: &[BASE, FILES],
     ioctls: &[kvm::SIGNAL_MSI],
+    prctls: &ASK_CAPABILITIES,
 };
 
 /// The spawner: filters are inherited and add up, so it may do what any of its threads may, and start them.
 pub const SPAWNER: List = List {
     groups: &[BASE, DUPLICATE, CONTROL, DISK, STREAMS, FILES, SPAWN],
     ioctls: &[kvm::RUN, kvm::GET_REGS, kvm::GET_SREGS, kvm::IOEVENTFD, kvm::SIGNAL_MSI],
+    prctls: &[
+        libc::PR_SET_NAME,
+        libc::PR_SET_NO_NEW_PRIVS,
+        libc::PR_CAPBSET_READ,
+        libc::PR_CAP_AMBIENT,
+    ],
 };
