@@ -12,5 +12,6 @@ pub mod machine;
 pub mod memory;
 pub mod pci;
 pub mod serial;
+mod sync;
 pub mod vcpu;
 pub mod virtio;

@@ -23,8 +23,8 @@ use nix::libc;
 use rangemap::RangeMap;
 use virtiofsd::fuse::{FileLock, LK_FLOCK, LkIn};
 
-use super::lock;
 use super::open_files::{OpenFiles, reopen};
+use crate::sync::lock;
 
 /// Most owners with locks at a time; each holds a descriptor.
 const MAX_OWNERS: usize = 2048;

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::ffi::CStr;
 use std::io;
-use std::sync::{PoisonError, RwLock};
+use std::sync::RwLock;
 
 use bulkhead_vmm_control::{FIRST_PLACE, IdExtent};
 use nix::libc;
@@ -14,6 +14,8 @@ use thiserror::Error;
 use virtiofsd::filesystem::{Context, Entry, Extensions, GetxattrReply};
 use virtiofsd::fuse::{Attr, SetattrIn};
 use virtiofsd::soft_idmap::Id;
+
+use crate::sync::{read, write};
 
 /// What the kernel shows for an owner that a namespace has no number for (/proc/sys/kernel/overflowuid).
 const NOBODY: u32 = 65_534;
@@ -72,7 +74,7 @@ impl Owners {
         if let Some(same) = ids.iter().find(|id| self.is_same(**id)) {
             return Err(PlaceError::Needless(*same));
         }
-        let mut placed = placed.write().unwrap_or_else(PoisonError::into_inner);
+        let mut placed = write(placed);
         if let Some(moved) = placed.iter().zip(&ids).position(|(before, now)| before != now) {
             return Err(PlaceError::Moved(moved));
         }
@@ -162,7 +164,7 @@ impl Owners {
         if guest == NONE || self.is_same(guest) {
             return Ok(guest);
         }
-        let placed = placed.read().unwrap_or_else(PoisonError::into_inner);
+        let placed = read(placed);
         let place = placed.iter().position(|id| *id == guest).ok_or_else(invalid)?;
         Ok(FIRST_PLACE + place as u32)
     }
@@ -176,7 +178,7 @@ impl Owners {
         if here < FIRST_PLACE || here == NONE {
             return here;
         }
-        let placed = placed.read().unwrap_or_else(PoisonError::into_inner);
+        let placed = read(placed);
         placed.get((here - FIRST_PLACE) as usize).copied().unwrap_or(NOBODY)
     }
 }

@@ -25,8 +25,8 @@ use virtiofsd::filesystem::{Context, Entry, GetxattrReply, ListxattrReply, Setat
 use virtiofsd::fuse::{Attr, CreateIn, SetattrIn};
 use virtiofsd::soft_idmap::Id;
 
-use super::lock;
 use super::open_files::reopen;
+use crate::sync::lock;
 
 /// The first number of a file or handle of this kind.
 const FIRST: u64 = 1 << 62;

@@ -1,6 +1,6 @@
 //! Where a guest's port and memory accesses go.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use crate::boot::acpi::{RESET_VALUE, SLEEP_TYPE_OFF};
 use crate::memory::layout::{
@@ -8,6 +8,7 @@ use crate::memory::layout::{
 };
 use crate::pci::PciBus;
 use crate::serial::SerialPort;
+use crate::sync::lock;
 
 const SERIAL_END: u16 = SERIAL_PORT + 7;
 
@@ -49,7 +50,7 @@ impl Io {
         data.fill(0xff);
         match port {
             SERIAL_PORT..=SERIAL_END => {
-                let mut serial = self.serial.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut serial = lock(&self.serial);
                 for byte in data {
                     *byte = serial.read((port - SERIAL_PORT) as u8);
                 }
@@ -64,7 +65,7 @@ impl Io {
     pub fn port_write(&self, port: u16, data: &[u8]) -> Option<PowerEvent> {
         match (port, data.first()?) {
             (SERIAL_PORT..=SERIAL_END, _) => {
-                let mut serial = self.serial.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut serial = lock(&self.serial);
                 for byte in data {
                     // It fails when its receive buffer is full in loop-back mode, or the interrupt cannot be raised: the guest's loss.
                     if let Err(error) = serial.write((port - SERIAL_PORT) as u8, *byte) {

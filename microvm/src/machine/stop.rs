@@ -1,8 +1,10 @@
 //! How a machine ends: the first cause counts, and everybody who waits is woken.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use vmm_sys_util::eventfd::EventFd;
+
+use crate::sync::lock;
 
 /// What ended the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +35,7 @@ impl StopSignal {
 
     /// Any thread: ends the machine. Only the first cause is kept.
     pub fn stop(&self, cause: StopCause) {
-        let mut slot = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = lock(&self.cause);
         if slot.is_none() {
             *slot = Some(cause);
             if let Err(error) = self.event.write(1) {
@@ -44,7 +46,7 @@ impl StopSignal {
 
     /// The cause, once there is one.
     pub fn cause(&self) -> Option<StopCause> {
-        self.cause.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.cause).clone()
     }
 
     /// What the main thread waits for.

@@ -1,11 +1,12 @@
 //! The slots, and which function an access means.
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 use thiserror::Error;
 
 use super::PciFunction;
 use crate::memory::read_only::PublishedPages;
+use crate::sync::{lock, read, write};
 
 /// Slots of the bus.
 pub const SLOTS: usize = 32;
@@ -61,7 +62,7 @@ impl PciBus {
         F: PciFunction + 'static,
         E: From<BusError>,
     {
-        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+        let mut slots = write(&self.slots);
         let free = slots
             .iter_mut()
             .enumerate()
@@ -82,17 +83,13 @@ impl PciBus {
     /// Main thread: takes the function out of a slot and ends it. False: nothing was there.
     pub fn remove(&self, slot: u8) -> bool {
         let removed = {
-            let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+            let mut slots = write(&self.slots);
             slots.get_mut(usize::from(slot)).and_then(Option::take)
         };
         let Some(removed) = removed else { return false };
         let zeros = [0u8; 256];
         self.ecam.publish(usize::from(slot) * SLOT_BYTES as usize, &zeros);
-        removed
-            .function
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .shut_down();
+        lock(&removed.function).shut_down();
         true
     }
 
@@ -104,16 +101,12 @@ impl PciBus {
     }
 
     fn slot(&self, index: usize) -> Option<Slot> {
-        self.slots
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(index)?
-            .clone()
+        read(&self.slots).get(index)?.clone()
     }
 
     /// The function whose BAR holds `address`, and the offset in it.
     fn at(&self, address: u64) -> Option<(usize, Shared, u64)> {
-        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
+        let slots = read(&self.slots);
         slots.iter().enumerate().find_map(|(index, slot)| {
             let slot = slot.as_ref()?;
             let (base, size) = slot.bar?;
@@ -128,11 +121,7 @@ impl PciBus {
         if let Some((index, register)) = locate(offset)
             && let Some(slot) = self.slot(index)
         {
-            slot.function
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .config()
-                .read(register, data);
+            lock(&slot.function).config().read(register, data);
         }
     }
 
@@ -142,7 +131,7 @@ impl PciBus {
             return;
         };
         let Some(slot) = self.slot(index) else { return };
-        let mut function = slot.function.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut function = lock(&slot.function);
         function.write_config(register, data);
         self.publish(index, &slot.function, &*function);
     }
@@ -150,27 +139,21 @@ impl PciBus {
     /// vCPU thread: a read from a BAR.
     pub fn read_memory(&self, address: u64, data: &mut [u8]) {
         if let Some((_, function, offset)) = self.at(address) {
-            function
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .read_bar(offset, data);
+            lock(&function).read_bar(offset, data);
         }
     }
 
     /// vCPU thread: a write to a BAR.
     pub fn write_memory(&self, address: u64, data: &[u8]) {
         if let Some((_, function, offset)) = self.at(address) {
-            function
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .write_bar(offset, data);
+            lock(&function).write_bar(offset, data);
         }
     }
 
     /// Shows the registers of a function to the guest and notes where its BAR is. Called under the function's lock, so that two
     /// writers cannot publish in the wrong order; a function that was removed meanwhile stays invisible.
     fn publish(&self, index: usize, shared: &Shared, function: &dyn PciFunction) {
-        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+        let mut slots = write(&self.slots);
         if let Some(Some(slot)) = slots.get_mut(index)
             && Arc::ptr_eq(&slot.function, shared)
         {

@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
+
+use crate::sync::lock;
 
 /// How much console output is kept.
 pub const RING_BYTES: usize = 8 * 1024;
@@ -34,7 +36,7 @@ impl ConsoleRing {
 
     /// The last `max` bytes, from the start of a line where one begins in them, as text.
     pub fn last(&self, max: usize) -> String {
-        let ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let ring = lock(&self.0);
         let skip = ring.bytes.len().saturating_sub(max);
         let mut tail: Vec<u8> = ring.bytes.iter().copied().skip(skip).collect();
         if skip > 0
@@ -52,11 +54,11 @@ impl ConsoleRing {
 
     /// Whether the kernel said that it panicked.
     pub fn panicked(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).panicked
+        lock(&self.0).panicked
     }
 
     fn push(&self, bytes: &[u8]) {
-        let mut ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ring = lock(&self.0);
         for byte in bytes {
             if ring.bytes.len() == RING_BYTES {
                 ring.bytes.pop_front();

@@ -20,9 +20,10 @@ pub enum BufferError {
     TooManyPieces,
 }
 
-/// Most pieces of one chain. An indirect table may hold 65,535 descriptors, so without a bound a small table would cost the process
-/// a hundred times its size. Drivers stay below the queue's size (virtio 1.2, 2.7.5.3.1), and no queue here is larger.
-const MAX_PIECES: usize = 1024;
+/// Most pieces of one chain, and of one vectored system call (UIO_MAXIOV). An indirect table may hold 65,535 descriptors, so without
+/// a bound a small table would cost the process a hundred times its size. Drivers stay below the queue's size (virtio 1.2,
+/// 2.7.5.3.1), and no queue here is larger.
+pub const MAX_PIECES: usize = 1024;
 
 /// Which way the device uses a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

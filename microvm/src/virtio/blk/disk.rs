@@ -14,10 +14,7 @@ use thiserror::Error;
 
 use super::SECTOR;
 use super::request::{Bounds, Range, Request, SERIAL_BYTES, Status};
-use crate::virtio::buffers::Buffers;
-
-/// Most pieces of memory in one system call (IOV_MAX).
-const MAX_PIECES: usize = 1024;
+use crate::virtio::buffers::{Buffers, MAX_PIECES};
 
 /// Why a descriptor is no disk.
 #[derive(Debug, Error)]

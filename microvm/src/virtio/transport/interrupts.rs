@@ -1,10 +1,11 @@
 //! From a device's "used buffers" and "config changed" to an MSI-X vector.
 
 use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use crate::interrupts::SharedMsiSink;
 use crate::pci::msix::Msix;
+use crate::sync::lock;
 use crate::virtio::device::Interrupt;
 
 /// No vector (virtio 1.2, 4.1.4.3).
@@ -37,7 +38,7 @@ impl Interrupts {
 
     /// The vector table.
     pub fn msix(&self) -> MutexGuard<'_, Msix> {
-        self.msix.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.msix)
     }
 
     /// The driver reset the device: no vectors.

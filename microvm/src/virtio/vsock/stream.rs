@@ -10,8 +10,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use nix::libc;
 use vm_memory::VolatileSlice;
 
-/// The system's bound of pieces in one call (UIO_MAXIOV).
-const MAX_PIECES: usize = 1024;
+use crate::virtio::buffers::MAX_PIECES;
 
 /// Receives into `pieces` as much as is there; 0 is the end of the stream, `WouldBlock` means that nothing is there yet.
 pub fn receive(stream: BorrowedFd<'_>, pieces: &[VolatileSlice<'_>]) -> io::Result<usize> {
