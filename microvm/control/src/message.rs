@@ -28,6 +28,9 @@ pub enum Request {
         /// The ids, none of them one that the namespace has as it is.
         ids: Vec<u32>,
     },
+    /// Wait until the guest remembers so many files that it should be made to forget some. Answered by `Crowded`, out of turn: it may
+    /// be never. One at a time.
+    AwaitCrowd,
 }
 
 /// From the vmm to the runtime.
@@ -54,6 +57,8 @@ pub enum Reply {
     },
     /// Answer to `ReadCounters`.
     Counters(Counters),
+    /// Answer to `AwaitCrowd`, and the only one that does not come in the order of the requests.
+    Crowded,
     /// The machine is gone; last message.
     Stopped(StopReason),
 }

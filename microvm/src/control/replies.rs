@@ -1,4 +1,4 @@
-//! Replies in the order of the requests, although some are known later than others.
+//! Replies in the order of the requests, although some are known later than others; and those that come out of turn.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,6 +12,8 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 #[derive(Debug)]
 pub struct Replies {
     queue: VecDeque<Arc<OnceLock<Reply>>>,
+    /// Holds up none of the others.
+    aside: Option<Arc<OnceLock<Reply>>>,
     bell: Arc<EventFd>,
 }
 
@@ -28,6 +30,7 @@ impl Replies {
         let bell = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         Ok(Replies {
             queue: VecDeque::new(),
+            aside: None,
             bell: Arc::new(bell),
         })
     }
@@ -46,6 +49,17 @@ impl Replies {
     pub fn promise(&mut self) -> Promise {
         let slot = Arc::new(OnceLock::new());
         self.queue.push_back(slot.clone());
+        self.promise_in(slot)
+    }
+
+    /// A reply that comes out of turn, if ever; one at a time.
+    pub fn promise_aside(&mut self) -> Promise {
+        let slot = Arc::new(OnceLock::new());
+        self.aside = Some(slot.clone());
+        self.promise_in(slot)
+    }
+
+    fn promise_in(&self, slot: Arc<OnceLock<Reply>>) -> Promise {
         Promise {
             slot,
             bell: self.bell.clone(),
@@ -54,6 +68,10 @@ impl Replies {
 
     /// The next reply to send, if it is known.
     pub fn next(&mut self) -> Option<Reply> {
+        if let Some(reply) = self.aside.as_ref().and_then(|slot| slot.get()).cloned() {
+            self.aside = None;
+            return Some(reply);
+        }
         let reply = self.queue.front()?.get()?.clone();
         self.queue.pop_front();
         Some(reply)

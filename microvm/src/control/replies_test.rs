@@ -21,3 +21,17 @@ fn a_broken_promise_is_a_failure() {
     assert!(matches!(replies.next(), Some(Reply::Failed { .. })));
     assert!(replies.bell.read().is_ok());
 }
+
+#[test]
+fn a_reply_out_of_turn_holds_up_none_and_is_held_up_by_none() {
+    let mut replies = Replies::new().unwrap();
+    let crowded = replies.promise_aside();
+    replies.push(Reply::Done);
+    assert!(matches!(replies.next(), Some(Reply::Done)));
+    let late = replies.promise();
+    crowded.keep(Reply::Crowded);
+    assert!(matches!(replies.next(), Some(Reply::Crowded)));
+    assert!(replies.next().is_none());
+    late.keep(Reply::Done);
+    assert!(matches!(replies.next(), Some(Reply::Done)));
+}

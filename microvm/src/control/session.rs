@@ -207,6 +207,12 @@ impl Running {
                 Err(error) => failed(error),
             },
             (Request::DetachDisk { id }, _) => done_or_failed(self.machine.detach_disk(&id)),
+            (Request::AwaitCrowd, _) => {
+                let promise = self.replies.promise_aside();
+                self.machine
+                    .when_crowded(Box::new(move || promise.keep(Reply::Crowded)));
+                return;
+            }
             (Request::PlaceIds { ids }, _) => done_or_failed(self.machine.place_ids(ids)),
             (Request::ReadCounters, _) => Reply::Counters(self.machine.counters()),
             (Request::Boot(_), _) => failed("the machine has been booted already"),

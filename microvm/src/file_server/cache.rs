@@ -12,7 +12,7 @@
 
 use std::collections::HashMap;
 use std::ffi::CStr;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bulkhead_vmm_control::OWN_ROOTFS;
@@ -20,7 +20,8 @@ use virtiofsd::filesystem::Entry;
 use virtiofsd::fuse::{Attr, ROOT_ID};
 use virtiofsd::passthrough::CachePolicy;
 
-use super::lock;
+use super::crowd::Crowd;
+use crate::sync::lock;
 
 /// For what others may change.
 pub const SHORT: Duration = Duration::from_secs(1);
@@ -56,10 +57,10 @@ impl Place {
     }
 }
 
-/// Where those of the guest's nodes lie that are not elsewhere.
-#[derive(Debug, Default)]
+/// Where the guest's nodes lie, all but the root.
 pub struct Places {
     known: Mutex<HashMap<u64, Known>>,
+    crowd: Arc<Crowd>,
 }
 
 #[derive(Debug)]
@@ -70,30 +71,33 @@ struct Known {
 }
 
 impl Places {
+    /// Of a guest that knows nothing yet; `crowd` counts what it comes to know.
+    pub fn new(crowd: Arc<Crowd>) -> Places {
+        Places {
+            known: Mutex::default(),
+            crowd,
+        }
+    }
+
     /// A name was found or made: how long the guest may believe it.
     pub fn found(&self, parent: u64, name: &CStr, entry: Entry) -> Entry {
-        let mut known = lock(&self.known);
-        let place = match known.get(&entry.inode) {
-            Some(known) => known.place,
-            None => below(&known, parent, name),
-        };
-        looked_up(&mut known, place, entry)
+        self.looked_up(entry, |known| below(known, parent, name))
     }
 
     /// A file that was made without a name has got one.
     pub fn linked(&self, entry: Entry) -> Entry {
-        looked_up(&mut lock(&self.known), Place::Linked, entry)
+        let entry = self.looked_up(entry, |_| Place::Linked);
+        believed(entry, Place::Linked)
+    }
+
+    /// Whether the guest knows a node.
+    pub fn knows(&self, node: u64) -> bool {
+        lock(&self.known).contains_key(&node)
     }
 
     /// A name was not found: what to say when the guest may believe that for a while.
     pub fn absent(&self, parent: u64, name: &CStr) -> Option<Entry> {
-        (below(&lock(&self.known), parent, name) == Place::OwnRootfs).then(|| Entry {
-            inode: 0,
-            generation: 0,
-            attr: Attr::default(),
-            attr_timeout: Duration::ZERO,
-            entry_timeout: LONG,
-        })
+        (below(&lock(&self.known), parent, name) == Place::OwnRootfs).then(|| nothing(LONG))
     }
 
     /// How long the guest may believe a node's attributes.
@@ -107,26 +111,49 @@ impl Places {
     /// FORGET.
     pub fn forget(&self, node: u64, count: u64) {
         let mut known = lock(&self.known);
-        if let Some(found) = known.get_mut(&node) {
-            found.lookups = found.lookups.saturating_sub(count);
-            if found.lookups == 0 {
-                known.remove(&node);
-            }
+        let Some(found) = known.get_mut(&node) else { return };
+        found.lookups = found.lookups.saturating_sub(count);
+        if found.lookups == 0 {
+            known.remove(&node);
+            drop(known);
+            self.crowd.left(1);
         }
     }
 
     /// Forgets all.
     pub fn clear(&self) {
-        lock(&self.known).clear();
+        let known = std::mem::take(&mut *lock(&self.known));
+        self.crowd.left(known.len());
+    }
+
+    /// Counts a lookup and says how long it may be believed, which goes by where the node was found first.
+    fn looked_up(&self, entry: Entry, place: impl FnOnce(&HashMap<u64, Known>) -> Place) -> Entry {
+        let mut known = lock(&self.known);
+        if let Some(known) = known.get_mut(&entry.inode) {
+            known.lookups += 1;
+            return believed(entry, known.place);
+        }
+        let place = place(&known);
+        known.insert(entry.inode, Known { place, lookups: 1 });
+        drop(known);
+        self.crowd.joined();
+        believed(entry, place)
     }
 }
 
-/// Counts a lookup and says how long it may be believed.
-fn looked_up(known: &mut HashMap<u64, Known>, place: Place, mut entry: Entry) -> Entry {
-    (entry.entry_timeout, entry.attr_timeout) = place.valid();
-    if place != Place::Elsewhere {
-        known.entry(entry.inode).or_insert(Known { place, lookups: 0 }).lookups += 1;
+/// There is no such name, and that is to be believed for so long.
+pub fn nothing(valid: Duration) -> Entry {
+    Entry {
+        inode: 0,
+        generation: 0,
+        attr: Attr::default(),
+        attr_timeout: Duration::ZERO,
+        entry_timeout: valid,
     }
+}
+
+fn believed(mut entry: Entry, place: Place) -> Entry {
+    (entry.entry_timeout, entry.attr_timeout) = place.valid();
     entry
 }
 

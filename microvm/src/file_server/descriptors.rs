@@ -1,4 +1,5 @@
-//! Every inode that the guest remembers and every file that it opens is a descriptor here: how many there may be.
+//! Every inode that the guest remembers ([`Crowd`](super::Crowd) bounds those) and every file that it opens is a descriptor here: how many
+//! there may be.
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -9,8 +10,7 @@ use nix::unistd::close;
 /// disks.
 const OWN_USE: rlim_t = 16_384;
 
-/// The limit that is asked for. A remembered inode holds about 2 KiB of kernel memory, which counts against the pod's cgroup on the
-/// host and is not given back under pressure.
+/// The limit that is asked for.
 const WANTED: rlim_t = 1 << 17;
 
 /// Size in entries to which the descriptor table grows at once.

@@ -4,14 +4,15 @@
 //! process can name. Within it, virtiofsd's pass-through file system opens only relative to descriptors of the share, with
 //! RESOLVE_IN_ROOT and NO_MAGICLINKS, or by number below this process's /proc/self/fd.
 //!
-//! virtiofsd panics on a few requests that no driver makes; [`request`] and [`share`] refuse those before.
+//! virtiofsd panics on a few requests that no driver makes; [`request`] and [`share`] refuse those before. How much it remembers for
+//! the guest is bounded by [`crowd`].
 //!
 //! virtiofsd does not serve file locks and files without a name; [`locks`] and [`unnamed`] do.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
@@ -21,6 +22,7 @@ use virtiofsd::filesystem::FileSystem;
 use virtiofsd::passthrough::{self, InodeFileHandlesMode, NegotiationMode, PassthroughFs};
 use virtiofsd::server::Server;
 
+use self::cache::Places;
 use self::locks::Locks;
 use self::open_files::{OpenFiles, nobody};
 use self::request::Forget;
@@ -30,6 +32,7 @@ use crate::virtio::ring::Chain;
 
 mod cache;
 mod calls;
+mod crowd;
 mod descriptors;
 mod locks;
 mod memory;
@@ -39,6 +42,7 @@ mod request;
 mod share;
 mod unnamed;
 
+pub use crowd::{Alarm, Crowd};
 pub use descriptors::reserve_descriptors;
 pub use memory::ServerMemory;
 pub use owners::{Owners, PlaceError};
@@ -71,7 +75,12 @@ pub struct FileServer {
 impl FileServer {
     /// Serves the directory `root`. `descriptors` is a directory descriptor of this process's /proc/self/fd.
     /// Clears the umask of the process, because modes come from the guest.
-    pub fn new(root: &str, descriptors: OwnedFd, owners: Arc<Owners>) -> Result<FileServer, FileServerError> {
+    pub fn new(
+        root: &str,
+        descriptors: OwnedFd,
+        owners: Arc<Owners>,
+        crowd: Arc<Crowd>,
+    ) -> Result<FileServer, FileServerError> {
         let setup = |source| FileServerError::Setup {
             root: root.to_owned(),
             source,
@@ -100,7 +109,8 @@ impl FileServer {
         };
         let share = Share {
             locks: Arc::new(Locks::new(files.clone(), for_locks)),
-            places: Arc::default(),
+            places: Arc::new(Places::new(crowd.clone())),
+            crowd,
             owners,
             files,
         };
@@ -156,8 +166,4 @@ impl FileServer {
     pub fn forget_all(&self) {
         self.server.destroy();
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

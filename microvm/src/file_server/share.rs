@@ -16,8 +16,9 @@ use virtiofsd::oslib::WritevFlags;
 use virtiofsd::passthrough::PassthroughFs;
 
 use super::cache::Places;
+use super::crowd::Crowd;
 use super::locks::Locks;
-use super::open_files::OpenFiles;
+use super::open_files::{OpenFiles, nobody};
 use super::owners::Owners;
 
 /// Offsets end well below 2^63, so that those of a long request do too; the pass-through file system panics beyond.
@@ -29,6 +30,7 @@ pub struct Share {
     pub files: OpenFiles,
     pub locks: Arc<Locks>,
     pub places: Arc<Places>,
+    pub crowd: Arc<Crowd>,
     pub owners: Arc<Owners>,
 }
 
@@ -100,16 +102,29 @@ impl FileSystem for Share {
         self.files.named.release(ctx, inode, flags, handle, flush, flock_release, lock_owner)
     }
 
+    /// What the guest knows is found again also when there is no room for more.
     fn lookup(&self, ctx: Context, parent: u64, name: &CStr) -> io::Result<Entry> {
-        match self.files.named.lookup(ctx, parent, name) {
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => self.places.absent(parent, name).ok_or(error),
-            found => Ok(self.found(parent, name, found?)),
+        let mut waited = Ok(());
+        loop {
+            let entry = match self.files.named.lookup(ctx, parent, name) {
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+                    return self.places.absent(parent, name).ok_or(error);
+                }
+                found => found?,
+            };
+            if !self.crowd.is_full() || self.places.knows(entry.inode) {
+                return Ok(self.found(parent, name, entry));
+            }
+            self.files.named.forget(nobody(), entry.inode, 1);
+            waited?;
+            waited = self.crowd.wait_for_change();
         }
     }
 
     #[rustfmt::skip]
     fn symlink(&self, ctx: Context, target: &CStr, parent: u64, name: &CStr, extensions: Extensions) -> io::Result<Entry> {
         let (ctx, extensions) = (self.owners.caller(ctx)?, self.owners.extensions(extensions)?);
+        self.crowd.wait_for_room()?;
         let made = self.files.named.symlink(ctx, target, parent, name, extensions)?;
         Ok(self.found(parent, name, made))
     }
@@ -119,6 +134,7 @@ impl FileSystem for Share {
         &self, ctx: Context, parent: u64, name: &CStr, mode: u32, rdev: u32, umask: u32, extensions: Extensions,
     ) -> io::Result<Entry> {
         let (ctx, extensions) = (self.owners.caller(ctx)?, self.owners.extensions(extensions)?);
+        self.crowd.wait_for_room()?;
         let made = self.files.named.mknod(ctx, parent, name, mode, rdev, umask, extensions)?;
         Ok(self.found(parent, name, made))
     }
@@ -128,6 +144,7 @@ impl FileSystem for Share {
         &self, ctx: Context, parent: u64, name: &CStr, mode: u32, umask: u32, extensions: Extensions,
     ) -> io::Result<Entry> {
         let (ctx, extensions) = (self.owners.caller(ctx)?, self.owners.extensions(extensions)?);
+        self.crowd.wait_for_room()?;
         let made = self.files.named.mkdir(ctx, parent, name, mode, umask, extensions)?;
         Ok(self.found(parent, name, made))
     }
@@ -138,6 +155,7 @@ impl FileSystem for Share {
         extensions: Extensions,
     ) -> io::Result<(Entry, Option<u64>, OpenOptions)> {
         let (ctx, extensions) = (self.owners.caller(ctx)?, self.owners.extensions(extensions)?);
+        self.crowd.wait_for_room()?;
         let (made, handle, options) =
             self.files.named.create(ctx, parent, name, mode, kill_priv, flags, umask, extensions)?;
         Ok((self.found(parent, name, made), handle, options))
@@ -237,6 +255,8 @@ impl FileSystem for Share {
             let made = self.files.named.link(ctx, inode, newparent, newname)?;
             return Ok(self.found(newparent, newname, made));
         };
+        // Under its name the guest has another number for it.
+        self.crowd.wait_for_room()?;
         let unnamed = &self.files.unnamed;
         self.files
             .with_folder(newparent, |folder| unnamed.link(&file, folder, newname))?;

@@ -7,7 +7,7 @@ pub mod vm;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ use self::io::Io;
 use self::stop::StopSignal;
 use self::vm::{Vm, VmError};
 use crate::boot::{acpi, cmdline, elf, params};
-use crate::file_server::{FileServer, Owners, PlaceError};
+use crate::file_server::{Alarm, Crowd, FileServer, Owners, PlaceError};
 use crate::interrupts::Line;
 use crate::jail::{SpawnError, ThreadKind, spawn_worker};
 use crate::memory::layout::{self, Layout};
@@ -28,6 +28,7 @@ use crate::memory::ram::{self, RamError};
 use crate::memory::read_only::{PublishedPages, ReadOnlyError, ReadOnlyPages};
 use crate::pci::{BusError, PciBus};
 use crate::serial::{ConsoleRing, ConsoleWriter, SerialPort};
+use crate::sync::lock;
 use crate::vcpu::counters::ExitCounters;
 use crate::vcpu::{self, Vcpu, VcpuError, registers};
 use crate::virtio::blk::{BlkDevice, Disk, DiskError};
@@ -165,6 +166,7 @@ pub struct Machine {
     vsock: VsockHandle,
     disks: Vec<(String, u8)>,
     owners: Arc<Owners>,
+    crowd: Arc<Crowd>,
     vm: Arc<Vm>,
     // What KVM maps, the bus's pages among it; outlives `vm`, because fields drop in this order.
     io: Arc<Io>,
@@ -221,6 +223,7 @@ impl Machine {
             vsock,
             disks: Vec::new(),
             owners: Arc::new(Owners::new(&spec.jail.ids)),
+            crowd: Arc::default(),
             vm,
             io,
             bus,
@@ -228,7 +231,8 @@ impl Machine {
             memory,
         };
         machine.plug(Box::new(vsock_device))?;
-        let share = FileServer::new("/", parts.descriptors, machine.owners.clone()).map_err(device("fs"))?;
+        let (owners, crowd) = (machine.owners.clone(), machine.crowd.clone());
+        let share = FileServer::new("/", parts.descriptors, owners, crowd).map_err(device("fs"))?;
         machine.plug(Box::new(FsDevice::new(SHARE_TAG, share).map_err(device("fs"))?))?;
         machine.plug(Box::new(RngDevice::new()))?;
         for (disk, file) in spec.disks.iter().zip(parts.disks) {
@@ -271,6 +275,11 @@ impl Machine {
         Ok(self.owners.place(ids)?)
     }
 
+    /// Calls `alarm`, once, on any thread, when the guest remembers so many files that it should be made to forget some.
+    pub fn when_crowded(&self, alarm: Alarm) {
+        self.crowd.when_many(alarm);
+    }
+
     /// Starts the vCPUs. Once.
     pub fn start(&mut self) -> Result<(), MachineError> {
         for (id, vcpu) in std::mem::take(&mut self.vcpus).into_iter().enumerate() {
@@ -283,7 +292,7 @@ impl Machine {
             let stopped_at = self.stopped_at.clone();
             let body = move || {
                 let position = vcpu::run(vcpu, io, stop, stopping, counters);
-                stopped_at.lock().unwrap_or_else(PoisonError::into_inner).push(position);
+                lock(&stopped_at).push(position);
             };
             self.threads
                 .push(spawn_worker(&format!("vcpu{id}"), ThreadKind::Vcpu, body)?);
@@ -321,10 +330,7 @@ impl Machine {
 
     /// Where the vCPUs were when they stopped, those that have.
     pub fn stopped_at(&self) -> String {
-        self.stopped_at
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .join("; ")
+        lock(&self.stopped_at).join("; ")
     }
 
     /// How the machine ends.

@@ -41,7 +41,7 @@ fn config_space_holds_the_tag_and_the_number_of_queues() {
 fn a_tag_must_fit() {
     for tag in ["", &"x".repeat(37)] {
         let descriptors = File::open("/proc/self/fd").unwrap().into();
-        let server = FileServer::new("/", descriptors, Arc::default()).unwrap();
+        let server = FileServer::new("/", descriptors, Arc::default(), Arc::default()).unwrap();
         assert_eq!(
             FsDevice::new(tag, server).err(),
             Some(FsDeviceError::Tag(tag.to_owned()))
@@ -174,21 +174,7 @@ fn forgetting_on_the_high_priority_queue_is_served() {
     let share = share_with("file", b"");
     let mut guest = Guest::start(&share.path);
     let node = guest.lookup(ROOT, "file").unwrap();
-    let mut request = Vec::new();
-    request.extend(48u32.to_le_bytes());
-    request.extend(FORGET.to_le_bytes());
-    request.extend(99u64.to_le_bytes());
-    request.extend(node.to_le_bytes());
-    request.extend([0; 16]);
-    request.extend(1u64.to_le_bytes());
-    vm_memory::Bytes::write_slice(&guest.memory, &request, vm_memory::GuestAddress(0x8_0000)).unwrap();
-    guest.hiprio.add(&[Piece {
-        at: 0x8_0000,
-        len: 48,
-        writable: false,
-    }]);
-    guest.hiprio.kick();
-    assert_eq!(guest.hiprio.wait_used("the forget").1, 0);
+    guest.forget(node, 1);
     assert_eq!(guest.call(GETATTR, node, &[0; 16], 104), Err(libc::EBADF));
 }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::FsDevice;
-use crate::file_server::FileServer;
+use crate::file_server::{Crowd, FileServer};
 use crate::virtio::device::{Activation, GuestMemory, VirtioDevice};
 use crate::virtio::testing::{CountingInterrupt, FakeQueue, Piece, counting_interrupt, guest_memory, wait_for};
 
@@ -94,8 +94,13 @@ pub struct Guest {
 impl Guest {
     /// A guest that has mounted `share`.
     pub fn start(share: &Path) -> Guest {
+        Guest::start_in(share, Arc::default())
+    }
+
+    /// The same, whose files are counted in `crowd`.
+    pub fn start_in(share: &Path, crowd: Arc<Crowd>) -> Guest {
         let descriptors = File::open("/proc/self/fd").unwrap().into();
-        let server = FileServer::new(share.to_str().unwrap(), descriptors, Arc::default()).unwrap();
+        let server = FileServer::new(share.to_str().unwrap(), descriptors, Arc::default(), crowd).unwrap();
         let memory = guest_memory(0x100_0000);
         let (hiprio, _) = FakeQueue::new(&memory, HIPRIO_RING, 64);
         let (requests, _) = FakeQueue::new(&memory, REQUEST_RING, 512);
@@ -224,6 +229,25 @@ impl Guest {
     pub fn lookup(&mut self, parent: u64, name: &str) -> Result<u64, i32> {
         let answer = self.call(LOOKUP, parent, format!("{name}\0").as_bytes(), 128)?;
         Ok(u64_at(&answer, 0))
+    }
+
+    /// Gives up lookups of a node, and waits until that is served.
+    pub fn forget(&mut self, node: u64, lookups: u64) {
+        let mut request = Vec::new();
+        request.extend(48u32.to_le_bytes());
+        request.extend(FORGET.to_le_bytes());
+        request.extend(99u64.to_le_bytes());
+        request.extend(node.to_le_bytes());
+        request.extend([0; 16]);
+        request.extend(lookups.to_le_bytes());
+        self.memory.write_slice(&request, GuestAddress(0x8_0000)).unwrap();
+        self.hiprio.add(&[Piece {
+            at: 0x8_0000,
+            len: 48,
+            writable: false,
+        }]);
+        self.hiprio.kick();
+        assert_eq!(self.hiprio.wait_used("the forget").1, 0);
     }
 
     /// The handle of an open file.

@@ -6,6 +6,8 @@ mod pool;
 pub use device::{FsDevice, FsDeviceError};
 
 #[cfg(test)]
+mod crowd_test;
+#[cfg(test)]
 mod fs_test;
 #[cfg(test)]
 mod guest_test;

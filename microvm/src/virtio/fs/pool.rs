@@ -1,11 +1,15 @@
 //! The threads of a file-system device.
 //!
-//! Each thread waits for kicks of all queues, takes one request at a time and serves it to its end, so that a request costs no
-//! hand-over. As long as the bound allows, one thread more than there are requests being served exists: a request that the host's
-//! file system keeps waiting does not keep others waiting. Requests never wait for each other, so the bound cannot deadlock.
+//! Each thread waits for kicks of the request queues, takes one request at a time and serves it to its end, so that a request costs no
+//! hand-over. As long as the bound allows, one thread more than there are requests being served exists, so that a read or write that
+//! the host's file system keeps waiting does not keep others waiting. Two things do: as many requests as there may be threads; and the
+//! end of a file whose file system waits in close(2), under a lock of virtiofsd that every request with a handle takes.
+//!
+//! The high-priority queue has a thread of its own: what waits for the guest to forget a file must not keep it from being forgotten.
+//! Otherwise requests never wait for each other, so the bound cannot deadlock.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use nix::errno::Errno;
@@ -15,15 +19,13 @@ use thiserror::Error;
 
 use crate::file_server::{FileServer, ServerMemory};
 use crate::jail::{SpawnError, ThreadKind, spawn_worker};
+use crate::sync::lock;
 use crate::virtio::ring::Ring;
 
-/// Most threads of one device.
+/// Most threads of one device that serve requests.
 const MAX_THREADS: usize = 32;
 
-/// Epoll's token for the high-priority queue, which is the first.
-const HIGH_PRIORITY: u64 = 0;
-
-/// Epoll's token for the end; smaller ones are queues.
+/// Epoll's token for the end; smaller ones are request queues.
 const TOKEN_STOP: u64 = u64::MAX;
 
 /// Why the device has no threads.
@@ -35,6 +37,9 @@ pub enum PoolError {
     /// Not even one thread.
     #[error(transparent)]
     Spawn(#[from] SpawnError),
+    /// The driver's fault.
+    #[error("there is no high-priority queue")]
+    NoQueue,
 }
 
 /// The running threads.
@@ -42,9 +47,8 @@ pub struct Pool {
     shared: Arc<Shared>,
 }
 
-/// A queue and the event by which one thread tells another that there is more in it.
+/// A request queue and the event by which one thread tells another that there is more in it.
 struct SharedRing {
-    urgent: bool,
     ring: Mutex<Ring>,
     more: EventFd,
 }
@@ -55,44 +59,68 @@ struct Shared {
     rings: Vec<SharedRing>,
     epoll: Epoll,
     stop: EventFd,
-    /// Threads that wait for a kick.
+    /// Threads that wait for a request.
     idle: AtomicUsize,
+    /// That of the high-priority queue, and those that serve requests.
     threads: Mutex<Vec<JoinHandle<()>>>,
     stopping: AtomicBool,
 }
 
 impl Pool {
-    /// Starts serving with one thread.
+    /// Starts serving with one thread for the first of `rings`, the high-priority queue, and one for all others.
     pub fn start(server: Arc<FileServer>, memory: ServerMemory, rings: Vec<Ring>) -> Result<Pool, PoolError> {
         let event = || EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let (epoll, urgent_epoll) = (
+            Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+            Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+        );
         let stop = event()?;
-        epoll.add(&stop, EpollEvent::new(EpollFlags::EPOLLIN, TOKEN_STOP))?;
+        // Edge-triggered: each kick wakes one thread, and nobody has to read the count.
+        let edge = |token| EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, token);
+        for epoll in [&epoll, &urgent_epoll] {
+            epoll.add(&stop, EpollEvent::new(EpollFlags::EPOLLIN, TOKEN_STOP))?;
+        }
+        let mut rings = rings.into_iter();
+        let urgent = rings.next().ok_or(PoolError::NoQueue)?;
+        urgent_epoll.add(urgent.kick(), edge(0))?;
         let mut shared_rings = Vec::with_capacity(rings.len());
         for (token, ring) in (0..).zip(rings) {
             let more = event()?;
-            // Edge-triggered: each kick wakes one thread, and nobody has to read the count.
-            let edge = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
-            epoll.add(ring.kick(), EpollEvent::new(edge, token))?;
-            epoll.add(&more, EpollEvent::new(edge, token))?;
+            epoll.add(ring.kick(), edge(token))?;
+            epoll.add(&more, edge(token))?;
             shared_rings.push(SharedRing {
-                urgent: token == HIGH_PRIORITY,
                 ring: Mutex::new(ring),
                 more,
             });
         }
-        let shared = Arc::new(Shared {
-            server,
-            memory,
-            rings: shared_rings,
-            epoll,
-            stop,
-            idle: AtomicUsize::new(0),
-            threads: Mutex::default(),
-            stopping: AtomicBool::new(false),
-        });
-        Shared::add_thread(&shared)?;
-        Ok(Pool { shared })
+        let pool = Pool {
+            shared: Arc::new(Shared {
+                server,
+                memory,
+                rings: shared_rings,
+                epoll,
+                stop,
+                idle: AtomicUsize::new(0),
+                threads: Mutex::default(),
+                stopping: AtomicBool::new(false),
+            }),
+        };
+        match pool.start_threads(urgent, urgent_epoll) {
+            Ok(()) => Ok(pool),
+            Err(error) => {
+                pool.stop();
+                Err(error.into())
+            }
+        }
+    }
+
+    fn start_threads(&self, urgent: Ring, epoll: Epoll) -> Result<(), SpawnError> {
+        let shared = Arc::clone(&self.shared);
+        let handle = spawn_worker("fs-forget", ThreadKind::FileServer, move || {
+            shared.run_urgent(urgent, &epoll);
+        })?;
+        lock(&self.shared.threads).push(handle);
+        Shared::add_thread(&self.shared)
     }
 
     /// Ends all threads after the requests that they serve. No guest memory is touched after this.
@@ -117,7 +145,7 @@ impl Shared {
     /// One more thread, unless there are enough or the end has come.
     fn add_thread(self: &Arc<Shared>) -> Result<(), SpawnError> {
         let mut threads = lock(&self.threads);
-        if self.stopping.load(Ordering::Acquire) || threads.len() >= MAX_THREADS {
+        if self.stopping.load(Ordering::Acquire) || threads.len() > MAX_THREADS {
             return Ok(());
         }
         // Counted before it runs, so that nobody starts another one meanwhile.
@@ -135,6 +163,25 @@ impl Shared {
         }
     }
 
+    /// The life of the high-priority queue's thread.
+    fn run_urgent(&self, mut ring: Ring, epoll: &Epoll) {
+        let memory = self.memory.guest();
+        while self.wait(epoll).is_some() {
+            while !self.stopping.load(Ordering::Acquire) {
+                let Some(chain) = ring.pop(memory) else {
+                    if ring.ask_for_kick(memory) {
+                        continue;
+                    }
+                    break;
+                };
+                let head = chain.head_index();
+                self.server.handle_urgent(&chain);
+                ring.give_back(memory, head, 0);
+                ring.notify(memory);
+            }
+        }
+    }
+
     /// A thread's life. It counts as idle on entry.
     fn run(self: Arc<Shared>) {
         if let Err(error) = self.server.prepare_thread() {
@@ -142,22 +189,22 @@ impl Shared {
             tracing::error!(%error, "a file server thread cannot get a working directory of its own");
             return;
         }
-        while let Some(ring) = self.wait() {
+        while let Some(ring) = self.wait(&self.epoll).and_then(|token| self.rings.get(token)) {
             self.idle.fetch_sub(1, Ordering::SeqCst);
             self.serve(ring);
             self.idle.fetch_add(1, Ordering::SeqCst);
         }
     }
 
-    /// The queue that was kicked; `None` is the end.
-    fn wait(&self) -> Option<&SharedRing> {
+    /// The token of the queue that was kicked; `None` is the end.
+    fn wait(&self, epoll: &Epoll) -> Option<usize> {
         loop {
             let mut events = [EpollEvent::empty()];
-            match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+            match epoll.wait(&mut events, EpollTimeout::NONE) {
                 Ok(0) | Err(Errno::EINTR) => {}
                 Ok(_) => {
                     let token = events.first().map_or(TOKEN_STOP, EpollEvent::data);
-                    return usize::try_from(token).ok().and_then(|token| self.rings.get(token));
+                    return usize::try_from(token).ok().filter(|_| token != TOKEN_STOP);
                 }
                 Err(error) => {
                     tracing::error!(%error, "a file server thread cannot wait for requests");
@@ -187,12 +234,7 @@ impl Shared {
             }
             self.keep_one_idle();
             let head = chain.head_index();
-            let written = if shared_ring.urgent {
-                self.server.handle_urgent(&chain);
-                0
-            } else {
-                self.server.handle(&self.memory, chain)
-            };
+            let written = self.server.handle(&self.memory, chain);
             ring = lock(&shared_ring.ring);
             ring.give_back(memory, head, written);
             ring.notify(memory);
@@ -210,8 +252,4 @@ impl Shared {
             tracing::warn!(%error, "the file server goes on with the threads that it has");
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
