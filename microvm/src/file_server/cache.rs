@@ -12,6 +12,7 @@
 
 use std::collections::HashMap;
 use std::ffi::CStr;
+use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -66,6 +67,8 @@ pub struct Places {
 #[derive(Debug)]
 struct Known {
     place: Place,
+    /// `None`: nobody has asked.
+    in_procfs: Option<bool>,
     /// Lookups that the guest has not given back.
     lookups: u64,
 }
@@ -98,6 +101,19 @@ impl Places {
     /// A name was not found: what to say when the guest may believe that for a while.
     pub fn absent(&self, parent: u64, name: &CStr) -> Option<Entry> {
         (below(&lock(&self.known), parent, name) == Place::OwnRootfs).then(|| nothing(LONG))
+    }
+
+    /// Whether a folder lies in a procfs. It stays there, so `ask` is called once.
+    pub fn in_procfs(&self, folder: u64, ask: impl FnOnce() -> io::Result<bool>) -> io::Result<bool> {
+        let known = lock(&self.known).get(&folder).and_then(|known| known.in_procfs);
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let answer = ask()?;
+        if let Some(known) = lock(&self.known).get_mut(&folder) {
+            known.in_procfs = Some(answer);
+        }
+        Ok(answer)
     }
 
     /// How long the guest may believe a node's attributes.
@@ -134,7 +150,12 @@ impl Places {
             return believed(entry, known.place);
         }
         let place = place(&known);
-        known.insert(entry.inode, Known { place, lookups: 1 });
+        let new = Known {
+            place,
+            in_procfs: None,
+            lookups: 1,
+        };
+        known.insert(entry.inode, new);
         drop(known);
         self.crowd.joined();
         believed(entry, place)

@@ -1,8 +1,9 @@
 //! Serves the pod's share to the guest: FUSE requests in guest memory, answered from the files below one directory.
 //!
 //! Distrusts the guest. The boundary is the process's mount namespace: the root of the share is the root of everything that this
-//! process can name. Within it, virtiofsd's pass-through file system opens only relative to descriptors of the share, with
-//! RESOLVE_IN_ROOT and NO_MAGICLINKS, or by number below this process's /proc/self/fd.
+//! process can name. Within it, virtiofsd's pass-through file system looks up only relative to descriptors of the share, with
+//! RESOLVE_IN_ROOT and NO_MAGICLINKS, or opens by number below this process's /proc/self/fd. What makes, renames and removes takes
+//! names as they come, so only those of one entry reach it ([`names`]). This process's own memory is no file of the share ([`procfs`]).
 //!
 //! virtiofsd panics on a few requests that no driver makes; [`request`] and [`share`] refuse those before. How much it remembers for
 //! the guest is bounded by [`crowd`].
@@ -36,8 +37,10 @@ mod crowd;
 mod descriptors;
 mod locks;
 mod memory;
+mod names;
 mod open_files;
 mod owners;
+mod procfs;
 mod request;
 mod share;
 mod unnamed;

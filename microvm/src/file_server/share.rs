@@ -15,11 +15,12 @@ use virtiofsd::fuse;
 use virtiofsd::oslib::WritevFlags;
 use virtiofsd::passthrough::PassthroughFs;
 
-use super::cache::Places;
+use super::cache::{self, Places};
 use super::crowd::Crowd;
 use super::locks::Locks;
 use super::open_files::{OpenFiles, nobody};
 use super::owners::Owners;
+use super::{names, procfs};
 
 /// Offsets end well below 2^63, so that those of a long request do too; the pass-through file system panics beyond.
 const MAX_OFFSET: u64 = i64::MAX as u64 - (1 << 24);
@@ -38,6 +39,21 @@ impl Share {
     /// What the guest is told of a name that was found or made.
     fn found(&self, parent: u64, name: &CStr, entry: Entry) -> Entry {
         self.owners.entry(self.places.found(parent, name, entry))
+    }
+
+    /// Whether a name can be this process's own: the number of a process, or a link to one, in a procfs.
+    fn can_be_own(&self, parent: u64, name: &CStr) -> io::Result<bool> {
+        let ask = || match self.files.with_folder(parent, procfs::contains) {
+            // Everybody may list a procfs.
+            Err(error) if error.raw_os_error() == Some(libc::EACCES) => Ok(false),
+            answer => answer,
+        };
+        Ok(procfs::can_be_process(name) && self.places.in_procfs(parent, ask)?)
+    }
+
+    fn is_own(&self, parent: u64, name: &CStr) -> io::Result<bool> {
+        let own = |folder: &_| procfs::is_own(folder, name);
+        Ok(self.can_be_own(parent, name)? && self.files.with_folder(parent, own)?)
     }
 
     fn clear(&self) {
@@ -104,6 +120,7 @@ impl FileSystem for Share {
 
     /// What the guest knows is found again also when there is no room for more.
     fn lookup(&self, ctx: Context, parent: u64, name: &CStr) -> io::Result<Entry> {
+        names::check(name)?;
         let mut waited = Ok(());
         loop {
             let entry = match self.files.named.lookup(ctx, parent, name) {
@@ -112,10 +129,14 @@ impl FileSystem for Share {
                 }
                 found => found?,
             };
-            if !self.crowd.is_full() || self.places.knows(entry.inode) {
+            let own = self.is_own(parent, name);
+            if matches!(own, Ok(false)) && (!self.crowd.is_full() || self.places.knows(entry.inode)) {
                 return Ok(self.found(parent, name, entry));
             }
             self.files.named.forget(nobody(), entry.inode, 1);
+            if own? {
+                return Ok(cache::nothing(Duration::ZERO));
+            }
             waited?;
             waited = self.crowd.wait_for_change();
         }
@@ -123,6 +144,7 @@ impl FileSystem for Share {
 
     #[rustfmt::skip]
     fn symlink(&self, ctx: Context, target: &CStr, parent: u64, name: &CStr, extensions: Extensions) -> io::Result<Entry> {
+        names::check(name)?;
         let (ctx, extensions) = (self.owners.caller(ctx)?, self.owners.extensions(extensions)?);
         self.crowd.wait_for_room()?;
         let made = self.files.named.symlink(ctx, target, parent, name, extensions)?;
@@ -133,6 +155,7 @@ impl FileSystem for Share {
     fn mknod(
         &self, ctx: Context, parent: u64, name: &CStr, mode: u32, rdev: u32, umask: u32, extensions: Extensions,
     ) -> io::Result<Entry> {
+        names::check(name)?;
         let (ctx, extensions) = (self.owners.caller(ctx)?, self.owners.extensions(extensions)?);
         self.crowd.wait_for_room()?;
         let made = self.files.named.mknod(ctx, parent, name, mode, rdev, umask, extensions)?;
@@ -143,6 +166,7 @@ impl FileSystem for Share {
     fn mkdir(
         &self, ctx: Context, parent: u64, name: &CStr, mode: u32, umask: u32, extensions: Extensions,
     ) -> io::Result<Entry> {
+        names::check(name)?;
         let (ctx, extensions) = (self.owners.caller(ctx)?, self.owners.extensions(extensions)?);
         self.crowd.wait_for_room()?;
         let made = self.files.named.mkdir(ctx, parent, name, mode, umask, extensions)?;
@@ -154,6 +178,11 @@ impl FileSystem for Share {
         &self, ctx: Context, parent: u64, name: &CStr, mode: u32, kill_priv: bool, flags: u32, umask: u32,
         extensions: Extensions,
     ) -> io::Result<(Entry, Option<u64>, OpenOptions)> {
+        names::check(name)?;
+        // What is there already would be opened.
+        if self.can_be_own(parent, name)? {
+            return Err(io::Error::from_raw_os_error(libc::EACCES));
+        }
         let (ctx, extensions) = (self.owners.caller(ctx)?, self.owners.extensions(extensions)?);
         self.crowd.wait_for_room()?;
         let (made, handle, options) =
@@ -251,6 +280,7 @@ impl FileSystem for Share {
     }
 
     fn link(&self, ctx: Context, inode: u64, newparent: u64, newname: &CStr) -> io::Result<Entry> {
+        names::check(newname)?;
         let Some(file) = self.files.unnamed.node(inode) else {
             let made = self.files.named.link(ctx, inode, newparent, newname)?;
             return Ok(self.found(newparent, newname, made));
@@ -346,6 +376,25 @@ impl FileSystem for Share {
         self.files.named.access(self.owners.caller(ctx)?, inode, mask)
     }
 
+    fn unlink(&self, ctx: Context, parent: u64, name: &CStr) -> io::Result<()> {
+        names::check(name)?;
+        self.files.named.unlink(ctx, parent, name)
+    }
+
+    fn rmdir(&self, ctx: Context, parent: u64, name: &CStr) -> io::Result<()> {
+        names::check(name)?;
+        self.files.named.rmdir(ctx, parent, name)
+    }
+
+    #[rustfmt::skip]
+    fn rename(
+        &self, ctx: Context, olddir: u64, oldname: &CStr, newdir: u64, newname: &CStr, flags: u32,
+    ) -> io::Result<()> {
+        names::check(oldname)?;
+        names::check(newname)?;
+        self.files.named.rename(ctx, olddir, oldname, newdir, newname, flags)
+    }
+
     /// The guest copies between a file without a name and others itself.
     #[rustfmt::skip]
     fn copyfilerange(
@@ -360,9 +409,6 @@ impl FileSystem for Share {
 
     pass! {
         fn readlink(ctx: Context, inode: u64) -> io::Result<Vec<u8>>;
-        fn unlink(ctx: Context, parent: u64, name: &CStr) -> io::Result<()>;
-        fn rmdir(ctx: Context, parent: u64, name: &CStr) -> io::Result<()>;
-        fn rename(ctx: Context, olddir: u64, oldname: &CStr, newdir: u64, newname: &CStr, flags: u32) -> io::Result<()>;
         fn opendir(ctx: Context, inode: u64, flags: u32) -> io::Result<(Option<u64>, OpenOptions)>;
         fn readdir(ctx: Context, inode: u64, handle: u64, size: u32, offset: u64) -> io::Result<Self::DirIter>;
         fn fsyncdir(ctx: Context, inode: u64, datasync: bool, handle: u64) -> io::Result<()>;

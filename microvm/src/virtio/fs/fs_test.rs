@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -128,12 +129,76 @@ fn the_share_cannot_be_left_through_its_root() {
     let share = TempDir::new();
     std::os::unix::fs::symlink("/etc", share.path.join("link")).unwrap();
     let mut guest = Guest::start(&share.path);
-    for name in ["..", "../etc", "/etc", "link/passwd"] {
-        match guest.lookup(ROOT, name) {
-            Err(_) => {}
-            Ok(node) => assert_eq!(node, ROOT, "{name} led somewhere"),
+    for name in ["", ".", "..", "../etc", "/etc", "link/passwd"] {
+        assert_eq!(guest.lookup(ROOT, name), Err(libc::EINVAL), "{name}");
+    }
+}
+
+#[test]
+fn nothing_is_made_renamed_or_removed_at_the_end_of_a_path() {
+    let share = share_with("file", b"");
+    fs::create_dir(share.path.join("folder")).unwrap();
+    std::os::unix::fs::symlink(&share.path, share.path.join("link")).unwrap();
+    let mut guest = Guest::start(&share.path);
+    let file = guest.lookup(ROOT, "file").unwrap();
+    let root = ROOT.to_le_bytes();
+    for name in ["link/new", "folder/../new", "/new", ".", ".."] {
+        let name = format!("{name}\0");
+        let after = |arguments: &[u8]| [arguments, name.as_bytes()].concat();
+        let requests = [
+            (MKDIR, ROOT, after(&[0; 8])),
+            (MKNOD, ROOT, after(&[0, 0x81, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])),
+            (SYMLINK, ROOT, after(b"").into_iter().chain(*b"target\0").collect()),
+            (LINK, ROOT, after(&file.to_le_bytes())),
+            (
+                CREATE,
+                ROOT,
+                after(&[2, 0, 0, 0, 0, 0x81, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+            ),
+            (UNLINK, ROOT, after(b"")),
+            (RMDIR, ROOT, after(b"")),
+            (RENAME, ROOT, after(&[&root[..], b"file\0"].concat())),
+            (RENAME, ROOT, [&root[..], name.as_bytes(), b"new\0"].concat()),
+        ];
+        for (opcode, node, arguments) in requests {
+            let answer = guest.call(opcode, node, &arguments, 144);
+            assert_eq!(answer, Err(libc::EINVAL), "request {opcode} with {name}");
         }
     }
+    assert_eq!(fs::read_dir(&share.path).unwrap().count(), 3);
+}
+
+#[test]
+fn a_procfs_is_served_without_the_process_that_serves_it() {
+    let mut guest = Guest::start(Path::new("/proc"));
+    let threads = fs::read_dir("/proc/self/task").unwrap();
+    let threads = threads.map(|thread| thread.unwrap().file_name().into_string().unwrap());
+    let mut own: Vec<String> = threads.collect();
+    own.extend([
+        std::process::id().to_string(),
+        "self".to_owned(),
+        "thread-self".to_owned(),
+    ]);
+    assert!(own.len() > 4);
+    for name in &own {
+        // Zero says that there is nothing of this name, and lets a listing go on.
+        assert_eq!(guest.lookup(ROOT, name), Ok(0), "{name}");
+        let arguments = create_arguments(libc::O_RDWR, 0o100666, 0, name);
+        assert_eq!(guest.call(CREATE, ROOT, &arguments, 144), Err(libc::EACCES), "{name}");
+    }
+    let other = std::process::Command::new("sleep").arg("100").spawn();
+    let mut other = other.unwrap();
+    let node = guest.lookup(ROOT, &other.id().to_string()).unwrap();
+    assert_ne!(guest.lookup(node, "comm").unwrap(), 0);
+    other.kill().unwrap();
+    other.wait().unwrap();
+    assert_ne!(guest.lookup(ROOT, "meminfo").unwrap(), 0);
+    // Nobody's memory, whatever it is called.
+    let share = share_with("self", b"");
+    fs::write(share.path.join("1"), b"").unwrap();
+    let mut guest = Guest::start(&share.path);
+    assert_ne!(guest.lookup(ROOT, "self").unwrap(), 0);
+    assert_ne!(guest.lookup(ROOT, "1").unwrap(), 0);
 }
 
 #[test]
