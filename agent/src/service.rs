@@ -19,6 +19,11 @@ use ttrpc::r#async::TtrpcContext;
 
 type Answer<T> = ttrpc::Result<T>;
 
+/// What makes the kernel drop caches (Documentation/admin-guide/sysctl/vm.rst), and which: dentries and inodes. One of the share that
+/// is dropped takes its cached contents along.
+const DROP_CACHES: &str = "/proc/sys/vm/drop_caches";
+const NAMES_AND_FILES: &str = "2";
+
 /// Serves the protocol for one pod.
 pub struct Service {
     containers: Containers,
@@ -143,6 +148,16 @@ impl agent_ttrpc::Agent for Service {
             oom_container_id: container,
             ..Default::default()
         })
+    }
+
+    async fn forget_files(&self, _: &TtrpcContext, _: Empty) -> Answer<Empty> {
+        // It goes through all that is cached, and only a thread can wait for that.
+        let dropped = tokio::task::spawn_blocking(|| std::fs::write(DROP_CACHES, NAMES_AND_FILES)).await;
+        dropped
+            .map_err(std::io::Error::other)
+            .flatten()
+            .map_err(|error| Error::internal("cannot make the guest's kernel forget files", &error))?;
+        Ok(Empty::default())
     }
 
     async fn sync_clock(&self, _: &TtrpcContext, request: SyncClockRequest) -> Answer<SyncClockResponse> {

@@ -194,6 +194,14 @@ impl Agent {
         Ok(cut(&answer.map_err(|e| failed("NextEvent", e))?.oom_container_id, 256))
     }
 
+    /// Makes the guest forget the files that nobody uses.
+    pub(crate) async fn forget_files(&self) -> Result<()> {
+        let request = message::Empty::default();
+        let forgotten = self.client.forget_files(Context::default(), &request);
+        within(SLOW, "ForgetFiles", forgotten).await?;
+        Ok(())
+    }
+
     /// How far the guest's clock was from the host's, host minus guest, nanoseconds.
     pub(crate) async fn sync_clock(&self, step: bool) -> Result<i64> {
         let request = message::SyncClockRequest {

@@ -29,6 +29,8 @@ use crate::vmm_client::Vmm;
 const CONNECT_RETRY: Duration = Duration::from_millis(10);
 /// A container's out-of-memory kills are told once in this time.
 const OOM_PAUSE: Duration = Duration::from_secs(1);
+/// Between two times that a guest is made to forget files.
+const CROWD_PAUSE: Duration = Duration::from_secs(1);
 /// Entropy for the guest, bytes.
 const ENTROPY: usize = 64;
 
@@ -211,6 +213,7 @@ pub(super) fn assemble(vmm: Vmm, agent: Agent, undo: Undo, parts: Parts) -> Boot
     });
     pod.spawn(watch_end(pod.clone()));
     pod.spawn(watch_oom(pod.clone()));
+    pod.spawn(watch_crowd(pod.clone()));
     pod.spawn(clock::follow(pod.agent.clone(), pod.id.to_string()));
     (pod, receiver)
 }
@@ -238,6 +241,21 @@ async fn watch_oom(pod: Arc<Pod>) {
             // A guest that repeats itself, which it can do without end, is not listened to at its own speed.
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+    }
+}
+
+/// Makes the guest forget files whenever it remembers so many that the monitor has room for few more.
+async fn watch_crowd(pod: Arc<Pod>) {
+    while pod.vmm.crowded().await.is_ok() {
+        tracing::debug!(
+            "pod {}: the guest remembers many files and is asked to forget some",
+            pod.id
+        );
+        if let Err(error) = pod.agent.forget_files().await {
+            tracing::warn!("pod {}: the guest does not forget files: {error}", pod.id);
+        }
+        // A guest that has as many again at once is not asked at its own speed.
+        tokio::time::sleep(CROWD_PAUSE).await;
     }
 }
 

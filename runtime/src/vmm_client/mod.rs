@@ -53,6 +53,9 @@ const END_IS_NEAR: Duration = Duration::from_secs(2);
 /// How long a request may take that waits for nobody but the monitor.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How long a request may take that waits for what may never happen: it ends with the machine.
+const FOR_EVER: Duration = Duration::MAX;
+
 /// A booted machine. Its end is seen by a task of its own; dropping this ends it.
 pub(crate) struct Vmm {
     process: Arc<PidFd>,
@@ -146,9 +149,18 @@ impl Vmm {
         }
     }
 
+    /// Waits until the guest remembers so many files that it should be made to forget some, which may be never. One caller at a time.
+    pub(crate) async fn crowded(&self) -> Result<()> {
+        match self.request(Request::AwaitCrowd, Vec::new(), FOR_EVER).await? {
+            Reply::Crowded => Ok(()),
+            other => Err(unexpected("AwaitCrowd", &other)),
+        }
+    }
+
     async fn request(&self, request: Request, fds: Vec<OwnedFd>, timeout: Duration) -> Result<Reply> {
         let what = match &request {
             Request::Connect { port } => format!("connecting to port {port} of the guest"),
+            Request::AwaitCrowd => "waiting until the guest remembers too many files".to_owned(),
             Request::PlaceIds { .. } => "giving ids of the guest their places in the monitor".to_owned(),
             _ => "a request to the microVM's monitor".to_owned(),
         };

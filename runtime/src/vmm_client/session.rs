@@ -62,6 +62,8 @@ pub(super) async fn run(
     ended: tokio::sync::watch::Sender<Option<End>>,
 ) {
     let mut waiting: VecDeque<oneshot::Sender<Reply>> = VecDeque::new();
+    // Its answer comes out of turn.
+    let mut crowd: Option<oneshot::Sender<Reply>> = None;
     let exit = exit_of(&process);
     tokio::pin!(exit);
     let stopped = loop {
@@ -72,6 +74,7 @@ pub(super) async fn run(
                 Some(Order::Send(Pending { request, fds, answer })) => {
                     let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
                     match send(&channel, &request, &borrowed).await {
+                        Ok(()) if matches!(request, Request::AwaitCrowd) => crowd = Some(answer),
                         Ok(()) => waiting.push_back(answer),
                         // It is about to be seen that the machine has ended, which is then the answer.
                         Err(ChannelError::Closed | ChannelError::Io(Errno::EPIPE | Errno::ECONNRESET)) => {
@@ -92,6 +95,10 @@ pub(super) async fn run(
             },
             reply = receive(&channel) => match reply {
                 Ok(Reply::Stopped(reason)) => break Some(describe(&reason)),
+                Ok(Reply::Crowded) => match crowd.take() {
+                    Some(answer) => drop(answer.send(Reply::Crowded)),
+                    None => break Some(protocol_error("it says that the guest remembers many files, which nobody asked")),
+                },
                 Ok(reply) => match waiting.pop_front() {
                     // A request whose caller has gone is answered for nothing.
                     Some(answer) => drop(answer.send(reply)),
@@ -107,7 +114,7 @@ pub(super) async fn run(
     tracing::info!("microVM {}: ended: {}", process.pid(), end.reason);
     // Callers that still wait find the reason when their answer is dropped, so it is told first.
     ended.send_replace(Some(end));
-    drop(waiting);
+    drop((waiting, crowd));
 }
 
 /// Answers when the process has ended, whoever still holds its end of the socket.

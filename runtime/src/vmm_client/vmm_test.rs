@@ -94,6 +94,28 @@ async fn an_answer_that_does_not_come_is_waited_for_only_so_long() {
 }
 
 #[tokio::test]
+async fn waiting_for_a_crowd_holds_up_no_other_request_and_ends_with_the_machine() {
+    let (vmm, monitor) = machine();
+    let fake = std::thread::spawn(move || {
+        assert!(matches!(monitor.receive().unwrap().0, Request::AwaitCrowd));
+        assert!(matches!(monitor.receive().unwrap().0, Request::Connect { .. }));
+        monitor.send(&Reply::Done, &[]).unwrap();
+        monitor.send(&Reply::Crowded, &[]).unwrap();
+        monitor
+    });
+    let (crowded, connected) = tokio::join!(vmm.crowded(), vmm.connect(1, 10 * SECOND));
+    crowded.unwrap();
+    connected.unwrap();
+    let _monitor = fake.join().unwrap();
+    let killed = async {
+        tokio::task::yield_now().await;
+        vmm.kill();
+    };
+    let (crowded, ()) = tokio::join!(vmm.crowded(), killed);
+    assert_eq!(crowded.unwrap_err().kind(), ErrorKind::Unavailable);
+}
+
+#[tokio::test]
 async fn the_end_is_told_to_everybody_with_its_reason() {
     let (vmm, monitor) = machine();
     let fake = std::thread::spawn(move || {
@@ -154,7 +176,7 @@ async fn a_machine_that_does_not_hear_is_killed() {
 
 #[tokio::test]
 async fn a_monitor_that_breaks_the_protocol_is_killed() {
-    for broken in [&b"\xff\xff\xff"[..], &postcard_reply_done()] {
+    for broken in [&b"\xff\xff\xff"[..], &unasked(&Reply::Done), &unasked(&Reply::Crowded)] {
         let (vmm, monitor) = machine();
         nix::unistd::write(monitor.as_fd(), broken).unwrap();
         let end = vmm.ended().await;
@@ -163,9 +185,9 @@ async fn a_monitor_that_breaks_the_protocol_is_killed() {
 }
 
 /// An answer that nobody asked for.
-fn postcard_reply_done() -> Vec<u8> {
+fn unasked(reply: &Reply) -> Vec<u8> {
     let (a, b) = Channel::pair().unwrap();
-    a.send(&Reply::Done, &[]).unwrap();
+    a.send(reply, &[]).unwrap();
     let mut bytes = [0u8; 64];
     let count = nix::unistd::read(b.as_fd(), &mut bytes).unwrap();
     bytes[..count].to_vec()
