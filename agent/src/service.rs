@@ -37,7 +37,6 @@ pub async fn serve(control: Listener, streams: Listener, places: Places) -> std:
     let service = Arc::new(Service {
         containers: Containers::new(places, reaper, table),
     });
-    tokio::spawn(power_button(service.clone()));
     let connections =
         futures_util::stream::unfold(
             control,
@@ -49,18 +48,6 @@ pub async fn serve(control: Listener, streams: Listener, places: Places) -> std:
     server.start().await.map_err(std::io::Error::other)?;
     std::future::pending::<()>().await;
     Ok(())
-}
-
-/// The kernel's word to PID 1 that the machine shall power off in order.
-const POWER_BUTTON: i32 = 38;
-
-async fn power_button(service: Arc<Service>) {
-    let pressed = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::from_raw(POWER_BUTTON));
-    if let Ok(mut pressed) = pressed
-        && pressed.recv().await.is_some()
-    {
-        service.shut_down();
-    }
 }
 
 impl Service {
