@@ -25,8 +25,8 @@ pub const CONTROL_PORT: u32 = 1024;
 /// to host, closed by the agent when the last writer in the container is gone.
 pub const STREAM_PORT: u32 = 1025;
 
-/// Where the guest mounts the pod's virtio-fs share (tag [`SHARE_TAG`]). The host puts container `C`'s rootfs at
-/// `SHARE_MOUNT/C/rootfs` and its n-th volume at `SHARE_MOUNT/C/mounts/n`.
+/// Where the guest mounts the pod's virtio-fs share (tag [`SHARE_TAG`]). The host puts container `C`'s root file
+/// system at `SHARE_MOUNT/C/rootfs`, or `SHARE_MOUNT/C/ready-rootfs` where it lay ready, and its n-th volume at `SHARE_MOUNT/C/mounts/n`.
 pub const SHARE_MOUNT: &str = "/run/bulkhead/share";
 
 /// virtio-fs tag of the pod's share.
