@@ -22,8 +22,9 @@ mod undo;
 
 pub use calls::Pod;
 pub use types::{
-    ContainerSpec, Exit, PidInfo, PodEvent, PodResources, PodSpec, ProcessState, RootfsMount, Stats, Status, StdioPaths,
+    ContainerSpec, Exit, PidInfo, PodEvent, PodResources, PodSpec, ProcessState, RootfsMount, Status, StdioPaths,
 };
 
 pub use crate::identity::GuestIds;
+pub use crate::volumes::POD_SHM;
 pub(crate) use undo::Undo;

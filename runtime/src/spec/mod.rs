@@ -24,6 +24,9 @@ const MESSAGE_MARGIN: usize = 64 * 1024;
 /// Annotation of containerd's CRI plugin: "sandbox" or "container".
 pub(crate) const CRI_CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
 
+/// Annotation of the same: the id of the sandbox.
+pub(crate) const CRI_SANDBOX_ID: &str = "io.kubernetes.cri.sandbox-id";
+
 /// Which container a pid that we gave out belongs to, for specs that name namespaces as /proc/PID/ns/TYPE.
 pub(crate) enum PidOwner {
     /// A container of this pod.
@@ -162,6 +165,12 @@ pub(crate) fn set_root(spec: &mut Value, id: &ContainerId, folder: &str) -> Resu
 /// A string somewhere in the spec; empty and missing are the same.
 pub(crate) fn text<'a>(spec: &'a Value, pointer: &str) -> Option<&'a str> {
     spec.pointer(pointer).and_then(Value::as_str).filter(|s| !s.is_empty())
+}
+
+/// An annotation's value; empty and missing are the same.
+pub(crate) fn annotation<'a>(spec: &'a Value, key: &str) -> Option<&'a str> {
+    let value = spec.get("annotations")?.get(key)?.as_str();
+    value.filter(|s| !s.is_empty())
 }
 
 fn too_large(what: &str, bytes: usize) -> Error {

@@ -14,13 +14,16 @@ use crate::identity::{FileMap, Shift};
 use crate::ids::ContainerId;
 use crate::pod::Undo;
 use crate::rootfs::{Access, Manner, Propagation, bind, try_map_bind};
-use crate::spec::{CRI_CONTAINER_TYPE, in_user_namespace, text};
+use crate::spec::{CRI_SANDBOX_ID, annotation, in_user_namespace, text};
 
 /// Most volumes of a container.
 const MAX_VOLUMES: usize = 4096;
 
 /// The guest's own shared memory, common to the containers of a pod.
 const GUEST_SHM: &str = "/dev/shm";
+
+/// Source of a bind mount at /dev/shm which stands for the guest's shared memory. No host has such a file.
+pub const POD_SHM: &str = "/proc/bulkhead-pod-shm";
 
 /// Binds the volumes of `spec` below `folder` and replaces their sources. Gives the guest's path of each volume, and its source, so
 /// that no path that the guest names begins with another one that comes earlier.
@@ -32,7 +35,7 @@ pub(crate) fn prepare(
     map: Option<&FileMap>,
     undo: &mut Undo,
 ) -> Result<Vec<(String, String)>> {
-    let in_kubernetes = in_kubernetes(spec);
+    let sandbox = annotation(spec, CRI_SANDBOX_ID).map(str::to_owned);
     let mut shifts = Shifts::new(spec, map)?;
     let mut names = Vec::new();
     let Some(mounts) = spec.get_mut("mounts").and_then(Value::as_array_mut) else {
@@ -49,7 +52,7 @@ pub(crate) fn prepare(
             refuse_shift(mount)?;
             continue;
         };
-        let source = if in_kubernetes && volume.destination == GUEST_SHM {
+        let source = if volume.is_pods_shm(sandbox.as_deref()) {
             GUEST_SHM.to_owned()
         } else {
             let shift = volume.shift(mount, shifts.namespace.as_ref())?;
@@ -72,11 +75,11 @@ pub(crate) fn prepare(
 
 /// Fails with the first volume of a spec that cannot be mapped. What else is wrong with them is not looked at.
 pub(crate) fn try_map(spec: &Value, bundle: &Path, map: &FileMap) -> Result<()> {
-    let in_kubernetes = in_kubernetes(spec);
+    let sandbox = annotation(spec, CRI_SANDBOX_ID);
     let mounts = spec.get("mounts").and_then(Value::as_array).into_iter().flatten();
     let volumes = mounts.filter_map(|mount| Volume::of(mount, bundle));
     volumes
-        .filter(|volume| !(in_kubernetes && volume.destination == GUEST_SHM))
+        .filter(|volume| !volume.is_pods_shm(sandbox))
         .take(MAX_VOLUMES)
         .try_for_each(|volume| try_map_bind(&volume.source, &volume.manner(Some(map))))
 }
@@ -143,11 +146,6 @@ fn forget_shift(mount: &mut Map<String, Value>) {
     }
 }
 
-fn in_kubernetes(spec: &Value) -> bool {
-    spec.get("annotations")
-        .is_some_and(|a| a.get(CRI_CONTAINER_TYPE).is_some())
-}
-
 /// Options for mounts whose owners are to be shown as others.
 const SHIFTS: [&str; 2] = ["idmap", "ridmap"];
 
@@ -186,6 +184,14 @@ impl Volume {
                 Propagation::Private
             },
         })
+    }
+
+    /// Whether it is the shared memory of the pod: what containerd's CRI plugin has made for `sandbox`, or [`POD_SHM`]. Anything else
+    /// that a client mounts at the same place is a volume.
+    fn is_pods_shm(&self, sandbox: Option<&str>) -> bool {
+        let made_for = |sandbox: &str| self.source.ends_with(Path::new(sandbox).join("shm"));
+        Path::new(&self.destination) == Path::new(GUEST_SHM)
+            && (self.source == Path::new(POD_SHM) || sandbox.is_some_and(made_for))
     }
 
     /// What it does to owners: its own mappings, or those of the container's user namespace where an option asks for it.

@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::{Volume, forget_shift, prepare, refuse_shift};
+use super::{POD_SHM, Volume, forget_shift, prepare, refuse_shift};
 use crate::error::Error;
 use crate::identity::Shift;
 use crate::ids::ContainerId;
@@ -56,23 +56,30 @@ fn a_missing_source_reads_as_with_runc() {
     assert!(error.ends_with("no such file or directory"), "{error}");
 }
 
-#[test]
-fn shared_memory_of_a_kubernetes_pod_is_the_guests() {
+fn mounted_at_shm(source: &str) -> Result<serde_json::Value, Error> {
     let mut spec = json!({
-        "annotations": { "io.kubernetes.cri.container-type": "container" },
-        "mounts": [{ "type": "bind", "source": "/run/sandbox/shm", "destination": "/dev/shm", "options": ["rbind"] }],
+        "annotations": { "io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": "s1" },
+        "mounts": [{ "type": "bind", "source": source, "destination": "/dev/shm", "options": ["rbind"] }],
     });
     let id = ContainerId::try_from("c").unwrap();
-    prepare(
-        &mut spec,
-        &id,
-        Path::new("/b"),
-        Path::new("/f"),
-        None,
-        &mut Undo::default(),
-    )
-    .unwrap();
-    assert_eq!(spec["mounts"][0]["source"], "/dev/shm");
+    let (bundle, folder) = (Path::new("/b"), Path::new("/f"));
+    prepare(&mut spec, &id, bundle, folder, None, &mut Undo::default())?;
+    Ok(spec["mounts"][0]["source"].take())
+}
+
+#[test]
+fn shared_memory_of_a_pod_is_the_guests() {
+    for source in ["/run/cri/sandboxes/s1/shm", POD_SHM] {
+        assert_eq!(mounted_at_shm(source).unwrap(), "/dev/shm");
+    }
+}
+
+#[test]
+fn a_volume_at_the_place_of_shared_memory_is_a_volume() {
+    for source in ["/nonexistent/kubernetes.io~empty-dir/shm", "/nonexistent/s2/shm"] {
+        let error = mounted_at_shm(source).unwrap_err().to_string();
+        assert!(error.contains(source), "{error}");
+    }
 }
 
 #[test]
