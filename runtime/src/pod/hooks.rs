@@ -5,8 +5,9 @@
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::process::{ChildStderr, Command, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -19,7 +20,9 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// For those that set one which no clock can count.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// Most of a hook's standard error that is shown, bytes.
-const STDERR: u64 = 2048;
+const STDERR: usize = 2048;
+/// How long the words of an ended hook are waited for: a process that it has left behind can hold its standard error for ever.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Clone, Deserialize)]
 struct Hook {
@@ -129,16 +132,10 @@ impl Hook {
             failed("cannot be given a thread".into()).caused_by(e)
         };
         let helper = || std::thread::Builder::new().name("hook".into());
-        let said = child.stderr.take().map(|stderr| {
-            helper().spawn(move || {
-                let mut text = Vec::new();
-                let mut start = stderr.take(STDERR);
-                let _ = start.read_to_end(&mut text);
-                let _ = std::io::copy(&mut start.into_inner(), &mut std::io::sink());
-                String::from_utf8_lossy(&text).trim().to_owned()
-            })
-        });
-        let said = said.transpose().map_err(helped)?;
+        let (words, said) = channel();
+        if let Some(stderr) = child.stderr.take() {
+            helper().spawn(move || listen(stderr, words)).map_err(helped)?;
+        }
         if let Some(mut stdin) = child.stdin.take() {
             let state = state.to_owned();
             // A hook that does not read its state is none of our business; it ends the thread with itself.
@@ -155,9 +152,36 @@ impl Hook {
         if status.success() {
             return Ok(());
         }
-        let said = said.and_then(|thread| thread.join().ok()).unwrap_or_default();
-        Err(failed(format!("{status}: {said}")))
+        Err(failed(format!("{status}: {}", words_of(&said))))
     }
+}
+
+/// Passes on how a hook's standard error begins, as it comes, and reads the rest, so that nobody who writes there has to wait.
+fn listen(mut stderr: ChildStderr, words: Sender<Vec<u8>>) {
+    let mut buffer = [0; STDERR];
+    let mut left = STDERR;
+    while let Ok(count) = stderr.read(&mut buffer)
+        && count > 0
+    {
+        let said = buffer.get(..count.min(left)).unwrap_or_default();
+        left -= said.len();
+        // Nobody wants to know of a hook that succeeded.
+        let heard = words.send(said.to_vec());
+        if heard.is_err() || left == 0 {
+            break;
+        }
+    }
+    drop(words);
+    let _ = std::io::copy(&mut stderr, &mut std::io::sink());
+}
+
+fn words_of(said: &Receiver<Vec<u8>>) -> String {
+    let until = Instant::now() + LAST_WORDS;
+    let mut text = Vec::new();
+    while let Ok(more) = said.recv_timeout(until.saturating_duration_since(Instant::now())) {
+        text.extend(more);
+    }
+    String::from_utf8_lossy(&text).trim().to_owned()
 }
 
 #[cfg(test)]

@@ -34,6 +34,18 @@ async fn a_failing_hook_says_why() {
 }
 
 #[tokio::test]
+async fn a_process_that_a_failing_hook_leaves_behind_is_not_waited_for() {
+    let started = std::time::Instant::now();
+    let script = "echo no such thing >&2; sleep 20 >/dev/null & exit 3";
+    let error = hooks(script, 30).run_created(1).await.unwrap_err().to_string();
+    assert!(
+        error.contains("status: 3") && error.contains("no such thing"),
+        "{error}"
+    );
+    assert!(started.elapsed().as_secs() < 10);
+}
+
+#[tokio::test]
 async fn a_hook_that_hangs_is_killed() {
     let error = hooks("sleep 100", 1).run_created(1).await.unwrap_err().to_string();
     assert!(error.contains("did not end within 1 s"), "{error}");
