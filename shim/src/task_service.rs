@@ -397,7 +397,7 @@ impl Task for TaskService {
     async fn stats(&self, _: &TtrpcContext, request: api::StatsRequest) -> ttrpc::Result<api::StatsResponse> {
         let pod = self.pod(&request.id).map_err(answer)?;
         let counters = pod.stats(&request.id).await.map_err(answer)?;
-        let stats = MessageField::some(stats::any(&stats::metrics(&counters.files)));
+        let stats = MessageField::some(stats::any(&stats::metrics(&counters)));
         Ok(api::StatsResponse {
             stats,
             ..Default::default()

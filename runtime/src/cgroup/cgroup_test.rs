@@ -82,7 +82,6 @@ fn a_group_is_made_filled_and_removed() {
     let read = |name: &str| std::fs::read_to_string(mount.join("ns/c1").join(name)).unwrap();
     assert_eq!(read("cgroup.procs"), "42");
     assert_eq!(read("memory.max"), "1073741824");
-    assert_eq!(group.statistics()["memory.max"], "1073741824");
     assert!(std::fs::read_to_string(mount.join("ns/cgroup.subtree_control")).is_ok());
     std::fs::remove_dir_all(mount.join("ns/c1")).unwrap();
     group.remove().unwrap();

@@ -5,7 +5,6 @@
 
 mod unified;
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use cgroups_rs::manager::{FsManager, Manager, SystemdManager, is_systemd_cgroup};
@@ -50,14 +49,6 @@ pub(crate) fn remove(path: &str) -> Result<()> {
     manager
         .destroy()
         .map_err(|e| Error::internal(format!("cannot remove the host cgroup {path}")).caused_by(e.to_string()))
-}
-
-/// Contents of the statistics files of a cgroup v2; empty elsewhere.
-pub(crate) fn statistics(path: &str) -> HashMap<String, String> {
-    match unified_at(path) {
-        Ok(Some(group)) => group.statistics(),
-        _ => HashMap::new(),
-    }
 }
 
 /// The cgroup as a folder of cgroup v2; `None` for the ones that cgroups-rs handles.

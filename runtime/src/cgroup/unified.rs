@@ -1,6 +1,5 @@
 //! A folder of the unified hierarchy.
 
-use std::collections::HashMap;
 use std::io::ErrorKind as IoErrorKind;
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -10,24 +9,11 @@ use oci_spec::runtime::LinuxBlockIo;
 use super::Limits;
 use crate::error::{Error, Result};
 
-/// Controllers that a pod's limits and statistics use.
+/// Controllers that a pod's limits, and those who read its counters, use.
 const CONTROLLERS: [&str; 5] = ["cpu", "memory", "cpuset", "io", "pids"];
-/// Files that show what the pod costs.
-const STATISTICS: [&str; 8] = [
-    "memory.current",
-    "memory.peak",
-    "memory.max",
-    "memory.stat",
-    "memory.events",
-    "cpu.stat",
-    "pids.current",
-    "io.stat",
-];
 /// How long killed processes may take to leave.
 const EMPTY_TIMEOUT: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_millis(10);
-/// Largest statistics file that is passed on, bytes.
-const MAX_FILE: usize = 64 * 1024;
 
 /// One cgroup.
 pub(super) struct Group {
@@ -97,19 +83,6 @@ impl Group {
                 Err(_) => std::thread::sleep(RETRY),
             }
         }
-    }
-
-    pub(super) fn statistics(&self) -> HashMap<String, String> {
-        let path = self.path();
-        let mut files = HashMap::new();
-        for name in STATISTICS {
-            if let Ok(text) = std::fs::read_to_string(path.join(name))
-                && text.len() <= MAX_FILE
-            {
-                files.insert(name.to_owned(), text);
-            }
-        }
-        files
     }
 }
 

@@ -138,15 +138,6 @@ pub struct PidInfo {
     pub exec_id: Option<String>,
 }
 
-/// Counters of a container and of what its pod costs the host.
-#[derive(Debug, Clone, Default)]
-pub struct Stats {
-    /// Contents of the guest's cgroup v2 files by name ("memory.current", "cpu.stat", ...). From the guest: not to be trusted.
-    pub files: HashMap<String, String>,
-    /// Contents of the host cgroup's files, by the same names, where the pod has one of cgroup v2.
-    pub host_files: HashMap<String, String>,
-}
-
 /// What happens to a pod without being asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PodEvent {
