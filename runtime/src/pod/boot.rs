@@ -86,8 +86,13 @@ async fn launch(
         let (spec, first, config) = (spec.clone(), first.clone(), config.clone());
         let work = move || {
             let mut undo = Undo::default();
-            let ground = Ground::prepare(&spec, first.as_ref(), &config, &mut undo)?;
-            Ok((ground, undo))
+            match Ground::prepare(&spec, first.as_ref(), &config, &mut undo) {
+                Ok(ground) => Ok((ground, undo)),
+                Err(error) => {
+                    let _ = undo.run();
+                    Err(error)
+                }
+            }
         };
         blocking("preparing the pod", work).await.map_err(failed)?
     };
@@ -197,7 +202,6 @@ pub(super) fn assemble(vmm: Vmm, agent: Agent, undo: Undo, parts: Parts) -> Boot
     let pod = Arc::new_cyclic(|me| Pod {
         me: me.clone(),
         id: parts.spec.id,
-        cgroup: parts.spec.cgroup_path,
         share: parts.share,
         identity: parts.identity,
         vmm,

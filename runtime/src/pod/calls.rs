@@ -1,6 +1,6 @@
 //! The calls of a pod.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,15 +14,15 @@ use super::boot::{self, end_within};
 use super::container::{Container, Prepared};
 use super::numbers::{Numbers, foreign};
 use super::process::{KILLED, Process};
-use super::types::{ContainerSpec, Exit, PidInfo, PodEvent, PodSpec, ProcessState, Stats, Status, StdioPaths};
+use super::types::{ContainerSpec, Exit, PidInfo, PodEvent, PodSpec, ProcessState, Status, StdioPaths};
 use super::undo::Undo;
 use crate::agent_client::Agent;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::identity::Identity;
 use crate::ids::{ContainerId, validate_exec_id};
+use crate::spec;
 use crate::vmm_client::Vmm;
-use crate::{cgroup, spec};
 
 /// The signal that cannot be refused.
 pub(super) const SIGKILL: u32 = nix::libc::SIGKILL.cast_unsigned();
@@ -30,6 +30,10 @@ pub(super) const SIGKILL: u32 = nix::libc::SIGKILL.cast_unsigned();
 const POWER_OFF: Duration = Duration::from_secs(2);
 /// How long a killed init may take to end before its machine is ended instead.
 pub(super) const KILL_PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 10_000 });
+/// The same when the pod has other containers and the guest still answers: a process can also wait for a file system of the host.
+pub(super) const KILL_MOST: Duration = Duration::from_millis(if cfg!(test) { 1000 } else { 60_000 });
+/// How long the end of a machine may take that is ended.
+const MACHINE_END: Duration = Duration::from_secs(5);
 /// How long the guest may take to list pids; containerd waits 5 s for this and one more call when it restarts.
 const PIDS_PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 2000 });
 
@@ -37,7 +41,6 @@ const PIDS_PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 100 } else
 pub struct Pod {
     pub(super) me: Weak<Pod>,
     pub(super) id: ContainerId,
-    pub(super) cgroup: Option<String>,
     pub(super) share: PathBuf,
     pub(super) identity: Arc<Identity>,
     pub(super) vmm: Vmm,
@@ -189,14 +192,17 @@ impl Pod {
             )
             .await;
         match signalled {
-            Err(error) if ends_it && is_silent(&error) => process.wait().await.map(drop),
+            Err(error) if ends_it && is_silent(&error) => {
+                let ended = tokio::time::timeout(KILL_MOST + MACHINE_END, process.wait()).await;
+                ended.unwrap_or(Err(error)).map(drop)
+            }
             Err(_) if process.status() == Status::Stopped => Err(finished(&process)),
             result => result,
         }
     }
 
-    /// Ends the machine when a killed init does not end: the guest hangs, or does not want to. Other containers are spared while
-    /// the guest still answers: a process can also wait for a file system of the host.
+    /// Ends the machine when a killed init does not end: the guest hangs, or does not want to. Other containers are spared for a while
+    /// if the guest still answers ([`KILL_MOST`]).
     fn end_unless_killed(&self, process: Arc<Process>) {
         let Some(pod) = self.me.upgrade() else { return };
         self.spawn(async move {
@@ -205,7 +211,10 @@ impl Pod {
                 let mut others = others.iter().filter(|c| c.id.as_str() != process.container);
                 if others.any(|c| c.init.status() != Status::Stopped) && pod.guest_answers(&process.container).await {
                     tracing::warn!("pod {}: {} does not end after SIGKILL", pod.id, process.name());
-                    return;
+                    let left = KILL_MOST.saturating_sub(KILL_PATIENCE);
+                    if tokio::time::timeout(left, process.wait()).await.is_ok() {
+                        return;
+                    }
                 }
                 tracing::warn!(
                     "pod {}: {} did not end in time after SIGKILL, ending the microVM",
@@ -326,14 +335,11 @@ impl Pod {
         Ok(guest_pids.into_iter().map(info).collect())
     }
 
-    /// Counters of a container.
-    pub async fn stats(&self, container: &str) -> Result<Stats> {
+    /// Counters of a container: contents of the guest's cgroup v2 files by name ("memory.current", "cpu.stat", ...). From the guest:
+    /// not to be trusted.
+    pub async fn stats(&self, container: &str) -> Result<HashMap<String, String>> {
         let container = self.container(container)?;
-        let files = self.vmm.unless_ended(self.agent.stats(container.id.as_str())).await?;
-        Ok(Stats {
-            files,
-            host_files: self.cgroup.as_deref().map(cgroup::statistics).unwrap_or_default(),
-        })
+        self.vmm.unless_ended(self.agent.stats(container.id.as_str())).await
     }
 
     /// Freezes every process of a container.
@@ -395,7 +401,8 @@ impl Pod {
     }
 
     /// Lets the guest forget a process. One that it does not know, or that went with the machine, is forgotten already; a guest
-    /// that does not answer keeps nobody from removing what the host has, and a pod without other containers ends with it.
+    /// that does not answer, or does not want to forget an init that has ended, keeps nobody from removing what the host has. A pod
+    /// without other containers ends with a guest that does not answer.
     async fn forget_in_guest(&self, process: &Process) -> Result<()> {
         let status = match self
             .vmm
@@ -414,6 +421,10 @@ impl Pod {
                         self.vmm.hang_up().await;
                     }
                 }
+                KILLED
+            }
+            Err(error) if process.exec_id.is_none() && process.status() == Status::Stopped => {
+                tracing::warn!("{}: removed although the guest keeps it: {error}", process.name());
                 KILLED
             }
             Err(error) => return Err(error),

@@ -16,7 +16,7 @@ use ttrpc::{Code, get_status};
 use super::*;
 use crate::agent_client::agent_client_test::client_of;
 use crate::pod::boot::{Parts, assemble};
-use crate::pod::calls::KILL_PATIENCE;
+use crate::pod::calls::{KILL_MOST, KILL_PATIENCE};
 use crate::pod::types::{PodResources, PodSpec};
 use crate::pod::{Pod, Status};
 use crate::vmm_client::vmm_test::machine;
@@ -121,6 +121,65 @@ async fn a_container_that_ignores_sigkill_does_not_take_others_along_while_the_g
     fake.pod.finish(&other.init, 0);
     fake.pod.kill("c", None, SIGKILL, false).await.unwrap();
     assert_eq!(stuck.init.wait().await.unwrap().status, KILLED);
+}
+
+#[tokio::test]
+async fn a_container_that_ignores_sigkill_is_not_borne_for_ever_although_the_guest_answers() {
+    let fake = Fake::with("borne", Deaf).await;
+    let stuck = fake.add("c");
+    let other = fake.add("d");
+    fake.pod.kill("c", None, SIGKILL, false).await.unwrap();
+    let ended = tokio::time::timeout(KILL_MOST * 10, stuck.init.wait()).await;
+    assert_eq!(ended.unwrap().unwrap().status, KILLED);
+    assert_eq!(other.init.wait().await.unwrap().status, KILLED);
+}
+
+/// Takes no signal to its end, but lists its processes.
+struct Evasive;
+
+#[async_trait]
+impl Service for Evasive {
+    async fn signal(&self, _: &TtrpcContext, _: message::SignalRequest) -> ttrpc::Result<message::Empty> {
+        Err(ttrpc::Error::RpcStatus(get_status(Code::DEADLINE_EXCEEDED, "no time")))
+    }
+
+    async fn wait(&self, _: &TtrpcContext, _: message::ProcessRequest) -> ttrpc::Result<message::WaitResponse> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn sigkill_is_answered_although_the_guest_does_not_take_it() {
+    let fake = Fake::with("evasive", Evasive).await;
+    let container = fake.add("c");
+    fake.add("d");
+    let answered = tokio::time::timeout(KILL_MOST * 10, fake.pod.kill("c", None, SIGKILL, false)).await;
+    answered.unwrap().unwrap();
+    assert_eq!(container.init.exit().unwrap().status, KILLED);
+}
+
+/// Keeps what it is to forget.
+struct Retentive;
+
+#[async_trait]
+impl Service for Retentive {
+    async fn wait(&self, _: &TtrpcContext, _: message::ProcessRequest) -> ttrpc::Result<message::WaitResponse> {
+        std::future::pending().await
+    }
+
+    async fn delete(&self, _: &TtrpcContext, _: message::ProcessRequest) -> ttrpc::Result<message::WaitResponse> {
+        Err(ttrpc::Error::RpcStatus(get_status(Code::INTERNAL, "no")))
+    }
+}
+
+#[tokio::test]
+async fn a_guest_that_keeps_an_ended_container_does_not_keep_its_files_on_the_host() {
+    let fake = Fake::with("retentive", Retentive).await;
+    let container = fake.add("c");
+    fake.pod.finish(&container.init, 3);
+    assert_eq!(fake.pod.delete("c", None).await.unwrap().1.status, 3);
+    assert!(fake.pod.is_empty());
+    assert_eq!(fake.pod.stopped(), None);
 }
 
 /// Reports ends and forgets nothing, as if it had no time.
