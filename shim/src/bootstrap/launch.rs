@@ -98,7 +98,7 @@ fn own_program() -> Result<PathBuf> {
 }
 
 fn memory_file(content: &[u8]) -> Result<File> {
-    let fd = memfd_create(c"bulkhead-launch", MFdFlags::empty()).context("cannot create a memory file")?;
+    let fd = memfd_create(c"bulkhead-launch", MFdFlags::MFD_CLOEXEC).context("cannot create a memory file")?;
     let mut file = File::from(fd);
     file.write_all(content).context("cannot fill the memory file")?;
     Ok(file)

@@ -17,6 +17,12 @@ fn what_the_server_is_told_survives_the_way() {
         started_us: 12,
     };
     let file = memory_file(&serde_json::to_vec(&launch).unwrap()).unwrap();
+    let flags = nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_GETFD).unwrap();
+    assert_ne!(
+        flags & nix::libc::FD_CLOEXEC,
+        0,
+        "programs that the server runs do not get it"
+    );
     let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
     let read: Launch = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     assert_eq!(read.bundle, launch.bundle);
