@@ -8,13 +8,13 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use bulkhead_runtime::ids::ContainerId;
 use serde::Deserialize;
+use serde_json::Value;
 
-/// Annotations that name the pod, the first that is there wins: ours, and those of the CRI implementations.
-const GROUPS: [&str; 3] = [
-    "io.containerd.bulkhead.v2.group",
-    "io.kubernetes.cri.sandbox-id",
-    "io.kubernetes.cri-o.SandboxID",
-];
+/// Names the pod of a container that is not a CRI implementation's.
+const OWN_GROUP: &str = "io.containerd.bulkhead.v2.group";
+
+/// Annotations that name the pod, by the CRI implementations.
+const GROUPS: [&str; 2] = ["io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID"];
 
 /// Annotations that say whether the container is the sandbox itself.
 const KINDS: [&str; 2] = ["io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"];
@@ -58,7 +58,18 @@ struct Annotated {
 
 /// Reads the annotations of the bundle's spec; where they say nothing, what containerd wrote of the container's sandbox.
 pub fn read_membership(bundle: &Path, id: &ContainerId) -> Result<Membership> {
-    let membership = annotated(bundle, id)?;
+    let spec = read_annotated(bundle)?;
+    completed(spec, bundle, id)
+}
+
+/// The same with the bundle's spec, which was read already.
+pub fn membership_by(spec: &Value, bundle: &Path, id: &ContainerId) -> Result<Membership> {
+    let spec = Annotated::deserialize(spec).context("the bundle's config.json is not an OCI spec")?;
+    completed(Some(spec), bundle, id)
+}
+
+fn completed(spec: Option<Annotated>, bundle: &Path, id: &ContainerId) -> Result<Membership> {
+    let membership = membership(spec.and_then(|s| s.annotations).unwrap_or_default(), id)?;
     match sandbox_of(bundle) {
         Some(pod) if pod != *id && matches!(membership, Membership::Founds { .. }) => {
             Ok(Membership::Joins { pod, required: true })
@@ -68,11 +79,11 @@ pub fn read_membership(bundle: &Path, id: &ContainerId) -> Result<Membership> {
 }
 
 /// A sandbox of the sandbox API has no spec: it founds the pod.
-fn annotated(bundle: &Path, id: &ContainerId) -> Result<Membership> {
+fn read_annotated(bundle: &Path) -> Result<Option<Annotated>> {
     let path = bundle.join("config.json");
     let file = match File::open(&path) {
         Ok(file) => file,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Membership::Founds { pod: id.clone() }),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(e).with_context(|| format!("cannot open {}", path.display())),
     };
     let mut text = Vec::new();
@@ -84,11 +95,9 @@ fn annotated(bundle: &Path, id: &ContainerId) -> Result<Membership> {
     }
     // The sandbox API writes an empty file, or null, where there is no spec.
     if text.trim_ascii().is_empty() {
-        return Ok(Membership::Founds { pod: id.clone() });
+        return Ok(None);
     }
-    let spec: Option<Annotated> =
-        serde_json::from_slice(&text).with_context(|| format!("{} is not an OCI spec", path.display()))?;
-    membership(spec.and_then(|s| s.annotations).unwrap_or_default(), id)
+    serde_json::from_slice(&text).with_context(|| format!("{} is not an OCI spec", path.display()))
 }
 
 /// Whether the bundle is a container's. A sandbox of the sandbox API has no spec, an empty one, or null.
@@ -105,9 +114,12 @@ fn sandbox_of(bundle: &Path) -> Option<ContainerId> {
 }
 
 fn membership(annotations: HashMap<String, String>, id: &ContainerId) -> Result<Membership> {
-    let Some((key, group)) = GROUPS
-        .iter()
-        .find_map(|key| annotations.get(*key).map(|group| (*key, group)))
+    let kind = KINDS.iter().find_map(|key| annotations.get(*key));
+    // Who may annotate a Kubernetes pod must not choose another one for it.
+    let own = [OWN_GROUP].into_iter().filter(|_| kind.is_none());
+    let Some((key, group)) = own
+        .chain(GROUPS)
+        .find_map(|key| annotations.get(key).map(|group| (key, group)))
     else {
         return Ok(Membership::Founds { pod: id.clone() });
     };
@@ -115,7 +127,6 @@ fn membership(annotations: HashMap<String, String>, id: &ContainerId) -> Result<
     if pod == *id {
         return Ok(Membership::Founds { pod });
     }
-    let kind = KINDS.iter().find_map(|key| annotations.get(*key));
     Ok(Membership::Joins {
         pod,
         required: kind.is_some_and(|kind| kind == "container"),

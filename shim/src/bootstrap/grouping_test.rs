@@ -60,6 +60,26 @@ fn a_group_of_our_own_may_be_founded_by_any_member() {
 }
 
 #[test]
+fn a_kubernetes_pod_cannot_choose_another_group() {
+    let spec = r#"{"annotations":{"io.containerd.bulkhead.v2.group":"g","io.kubernetes.cri.sandbox-id":"s1","io.kubernetes.cri.container-type":"KIND"}}"#;
+    let founds = read(&spec.replace("KIND", "sandbox"), "s1").unwrap();
+    assert_eq!(founds, Membership::Founds { pod: id("s1") });
+    let joins = read(&spec.replace("KIND", "container"), "c1").unwrap();
+    assert_eq!(joins.pod_id(), &id("s1"));
+}
+
+#[test]
+fn a_spec_that_was_read_says_the_same() {
+    let bundle = tempfile::tempdir().unwrap();
+    let by = |spec| membership_by(&spec, bundle.path(), &id("c1"));
+    let joins = by(serde_json::json!({ "annotations": { "io.kubernetes.cri.sandbox-id": "s1" } })).unwrap();
+    assert_eq!(joins.pod_id(), &id("s1"));
+    assert_eq!(by(serde_json::json!({})).unwrap(), Membership::Founds { pod: id("c1") });
+    let error = format!("{:#}", by(serde_json::json!({ "annotations": 3 })).unwrap_err());
+    assert!(error.contains("config.json"), "{error}");
+}
+
+#[test]
 fn a_malformed_sandbox_id_or_spec_is_refused_by_name() {
     let error = format!(
         "{:#}",
