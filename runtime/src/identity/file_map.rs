@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::guest_ids::{extent, ids_of, mappings_of};
 use super::{ANNOTATION, namespace};
 use crate::error::{Error, Result};
+use crate::rootfs::Tried;
 
 /// A map of a mount, as a user namespace has it: owners on the disk inside, ids of the host outside.
 #[derive(Debug, Clone)]
@@ -18,6 +19,7 @@ pub(crate) struct FileMap {
     groups: Arc<[IdExtent]>,
     /// It leads to ids of the host that the pod alone has.
     pods: bool,
+    tried: Arc<Tried>,
 }
 
 impl FileMap {
@@ -42,7 +44,13 @@ impl FileMap {
             users: users.into(),
             groups: groups.into(),
             pods,
+            tried: Arc::default(),
         })
+    }
+
+    /// What was mapped with it to see whether that can be done.
+    pub(crate) fn tried(&self) -> &Tried {
+        &self.tried
     }
 
     /// Whether the pod's own ids are in it, which it could do without.

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MsFlags, mount as mount_fs};
 
 pub(crate) use mount::{bind, detach, try_map_bind};
-pub(crate) use tree::{Access, Manner, Propagation};
+pub(crate) use tree::{Access, Manner, Propagation, Tried};
 
 use crate::error::{Error, Result};
 use crate::identity::FileMap;

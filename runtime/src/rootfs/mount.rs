@@ -143,7 +143,7 @@ pub(super) fn try_map_entry(entry: &RootfsMount, map: &FileMap) -> Result<()> {
 
 /// Fails when `source` is there and cannot be mapped.
 pub(crate) fn try_map_bind(source: &Path, manner: &Manner<'_>) -> Result<()> {
-    match tree::copy(source, manner) {
+    match tree::try_copy(source, manner) {
         Err(e) if UNMAPPABLE.contains(&e) => Err(Error::io("cannot map", source, e)),
         _ => Ok(()),
     }

@@ -9,7 +9,8 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -59,10 +60,52 @@ impl<'a> Manner<'a> {
             map,
         }
     }
+
+    fn how(&self) -> How {
+        (self.recursive, self.access, self.propagation)
+    }
+}
+
+/// Copies that were made to see whether a map fits, kept for whoever wants the same: taking one away again lets the kernel wait for all
+/// its CPUs.
+#[derive(Debug, Default)]
+pub(crate) struct Tried(Mutex<Vec<(PathBuf, How, OwnedFd)>>);
+
+type How = (bool, Access, Propagation);
+
+impl Tried {
+    fn take(&self, source: &Path, how: How) -> Option<OwnedFd> {
+        let mut kept = self.kept();
+        let at = kept.iter().position(|(path, with, _)| path == source && *with == how)?;
+        Some(kept.swap_remove(at).2)
+    }
+
+    /// Lets go of what nobody has wanted.
+    pub(crate) fn clear(&self) {
+        self.kept().clear();
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Vec<(PathBuf, How, OwnedFd)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Makes the copy that the next [`copy`] of this sort gives.
+pub(super) fn try_copy(source: &Path, manner: &Manner<'_>) -> Result<(), Errno> {
+    let tree = new_copy(source, manner)?;
+    if let Some(map) = manner.map {
+        map.tried().kept().push((source.to_owned(), manner.how(), tree));
+    }
+    Ok(())
 }
 
 /// A copy of the mount at `source`, in no mount tree yet.
 pub(super) fn copy(source: &Path, manner: &Manner<'_>) -> Result<OwnedFd, Errno> {
+    let tried = manner.map.and_then(|map| map.tried().take(source, manner.how()));
+    tried.map_or_else(|| new_copy(source, manner), Ok)
+}
+
+fn new_copy(source: &Path, manner: &Manner<'_>) -> Result<OwnedFd, Errno> {
     let recurse = if manner.recursive { libc::AT_RECURSIVE as u32 } else { 0 };
     let path = c_path(source)?;
     let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | recurse;
