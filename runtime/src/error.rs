@@ -8,7 +8,7 @@ use nix::errno::Errno;
 /// What sort of failure it is; the shim maps it to a ttrpc code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// The named object does not exist.
+    /// The named container, process or pod does not exist.
     NotFound,
     /// The named object exists already.
     AlreadyExists,
@@ -71,15 +71,15 @@ impl Error {
         self.kind
     }
 
-    /// A failed system call on a file of the host. A full disk and an unknown path say what to do.
+    /// A failed system call on a file of the host. A full disk says what to do. That a file is not there is never
+    /// [`ErrorKind::NotFound`], by which clients understand that a container is gone.
     pub(crate) fn io(doing: &str, path: &Path, error: impl Into<std::io::Error>) -> Error {
         let error = error.into();
-        let (kind, remedy) = match error.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::ENOSPC | Errno::EDQUOT) => (ErrorKind::Internal, " (free some space on that file system)"),
-            Some(Errno::ENOENT | Errno::ENOTDIR) => (ErrorKind::NotFound, ""),
-            _ => (ErrorKind::Internal, ""),
+        let remedy = match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ENOSPC | Errno::EDQUOT) => " (free some space on that file system)",
+            _ => "",
         };
-        Error::new(kind, format!("{doing} {}{remedy}", path.display())).caused_by(error)
+        Error::internal(format!("{doing} {}{remedy}", path.display())).caused_by(error)
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Error {
@@ -122,8 +122,9 @@ impl fmt::Display for Error {
 // `source` stays `None`: `Display` already tells the whole chain, and a reporter that walks it would say it twice.
 impl std::error::Error for Error {}
 
-/// Runs something that may block (mounts, a network file system, fifos) away from the one thread that serves everybody.
-pub(crate) async fn blocking<T, F>(what: &'static str, work: F) -> Result<T>
+/// Runs something that may block (mounts, files of clients, fifos) away from the one thread that serves everybody. `what` stands in
+/// the error when it panics.
+pub async fn blocking<T, F>(what: &'static str, work: F) -> Result<T>
 where
     T: Send + 'static,
     F: FnOnce() -> Result<T> + Send + 'static,

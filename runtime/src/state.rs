@@ -196,6 +196,8 @@ pub fn cleanup(config: &Config, namespace: &str, id: &ContainerId) -> Result<()>
     }
     let mut removed = Ok(());
     match folder.read_record() {
+        // Killed between making the folder and writing the record: there is no vmm yet.
+        _ if !folder.path.join(RECORD).exists() => {}
         Ok(record) => {
             if let Some(vmm) = record.vmm {
                 kill_recorded(&vmm)?;
@@ -207,8 +209,6 @@ pub fn cleanup(config: &Config, namespace: &str, id: &ContainerId) -> Result<()>
                 removed = removed.and(identity::release(&config.ids_dir, base));
             }
         }
-        // Killed between making the folder and writing the record: there is no vmm yet.
-        Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => tracing::warn!("pod {id}: {error}"),
     }
     folder.remove().and(removed)

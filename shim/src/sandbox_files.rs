@@ -1,12 +1,13 @@
 //! What the sandbox API leaves to the shim: the pod's hostname, hosts, resolv.conf and /dev/shm, the same for all its containers.
 //!
-//! They lie in memory of a fixed size that is mounted in the sandbox's bundle and goes with the shim's mount namespace: the
-//! containers may write to them, and must not fill the host's /run. A container whose spec mounts something at these places
-//! itself (the kubelet writes /etc/hosts) keeps that.
+//! The files lie in memory of a fixed size that is mounted in the sandbox's bundle and goes with the shim's mount namespace: the
+//! containers may write to them, and must not fill the host's /run. /dev/shm is the guest's. A container whose spec mounts something
+//! at these places itself (the kubelet writes /etc/hosts) keeps that.
 
 use std::path::{Path, PathBuf};
 
 use bulkhead_runtime::error::{Error, ErrorKind, Result};
+use bulkhead_runtime::pod::POD_SHM;
 use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};
 
@@ -19,24 +20,19 @@ const FILES: [(&str, &str); 3] = [
     ("/etc/resolv.conf", "resolv.conf"),
 ];
 
-/// In the bundle: the pod's shared memory, as large as under containerd's own sandboxer.
-const SHM: &str = "shm";
-const SHM_OPTIONS: &str = "mode=1777,size=65536k";
+const SHM: &str = "/dev/shm";
 
 /// In the bundle: the folder of the files, with room for what a container might add.
-const ETC: &str = "etc";
+const ETC: &str = "sandbox-etc";
 const ETC_OPTIONS: &str = "mode=0755,size=1024k,nr_inodes=16";
 
 /// Makes the memory of a new sandbox, before [`write`].
 pub fn mount_memory(bundle: &Path) -> Result<()> {
-    for (name, options) in [(SHM, SHM_OPTIONS), (ETC, ETC_OPTIONS)] {
-        let path = place(bundle, name);
-        std::fs::create_dir_all(&path).map_err(|e| failed("create", &path, e))?;
-        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-        mount(Some(name), &path, Some("tmpfs"), flags, Some(options))
-            .map_err(|e| failed("mount a tmpfs at", &path, e.into()))?;
-    }
-    Ok(())
+    let path = bundle.join(ETC);
+    std::fs::create_dir_all(&path).map_err(|e| failed("create", &path, e))?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("etc"), &path, Some("tmpfs"), flags, Some(ETC_OPTIONS))
+        .map_err(|e| failed("mount a tmpfs at", &path, e.into()))
 }
 
 /// Writes the files of a new sandbox.
@@ -44,50 +40,33 @@ pub fn write(bundle: &Path, sandbox: &Sandbox) -> Result<()> {
     let hostname = sandbox.spec.hostname.as_deref().unwrap_or(sandbox.spec.id.as_str());
     let contents = [format!("{hostname}\n"), hosts(hostname), resolv_conf(sandbox)];
     for ((_, name), content) in FILES.iter().zip(contents) {
-        let path = place(bundle, ETC).join(name);
+        let path = bundle.join(ETC).join(name);
         std::fs::write(&path, content).map_err(|e| failed("write", &path, e))?;
     }
     Ok(())
 }
 
-/// Adds to a container's spec the mounts that containerd left out.
-pub fn complete(sandbox_bundle: &Path, bundle: &Path) -> Result<()> {
-    let path = bundle.join("config.json");
-    let text = std::fs::read(&path).map_err(|e| failed("read", &path, e))?;
-    let invalid = |what: String| Error::new(ErrorKind::InvalidArgument, format!("{}: {what}", path.display()));
-    let mut spec: Value = serde_json::from_slice(&text).map_err(|e| invalid(e.to_string()))?;
-    let object = spec
+/// Adds to a container's spec the mounts that containerd left out. Blocks.
+pub fn complete(sandbox_bundle: &Path, spec: &mut Value) -> Result<()> {
+    let mounts = spec
         .as_object_mut()
-        .ok_or_else(|| invalid("is not a JSON object".to_owned()))?;
-    let mounts = object.entry("mounts").or_insert_with(|| json!([]));
-    let mounts = mounts
-        .as_array_mut()
-        .ok_or_else(|| invalid("mounts is not a list".to_owned()))?;
-    add_mounts(mounts, sandbox_bundle);
-    let unfinished = bundle.join("config.json.new");
-    std::fs::write(&unfinished, spec.to_string()).map_err(|e| failed("write", &unfinished, e))?;
-    std::fs::rename(&unfinished, &path).map_err(|e| failed("replace", &path, e))
-}
-
-fn add_mounts(mounts: &mut Vec<Value>, sandbox_bundle: &Path) {
-    if place(sandbox_bundle, SHM).exists() {
-        // containerd's default is memory of the container's own; one that a client asked for is a bind mount.
-        mounts.retain(|mount| mount["destination"] != "/dev/shm" || mount["type"] != "tmpfs");
-    }
-    let files = FILES.map(|(destination, name)| (destination, place(sandbox_bundle, ETC).join(name)));
-    let shm = [("/dev/shm", place(sandbox_bundle, SHM))];
-    for (destination, source) in files.into_iter().chain(shm) {
-        let has = mounts.iter().any(|mount| mount["destination"] == destination);
-        if !has && source.exists() {
+        .map(|spec| spec.entry("mounts").or_insert_with(|| json!([])));
+    let mounts = mounts.and_then(Value::as_array_mut).ok_or_else(|| {
+        let message = "mounts in the bundle's config.json is not a list";
+        Error::new(ErrorKind::InvalidArgument, message)
+    })?;
+    // containerd's default is memory of the container's own; one that a client asked for is a bind mount.
+    mounts.retain(|mount| mount["destination"] != SHM || mount["type"] != "tmpfs");
+    let files = FILES.map(|(destination, name)| (destination, sandbox_bundle.join(ETC).join(name)));
+    let files = files.into_iter().filter(|(_, source)| source.exists());
+    for (destination, source) in files.chain([(SHM, PathBuf::from(POD_SHM))]) {
+        if !mounts.iter().any(|mount| mount["destination"] == destination) {
             mounts.push(json!({
                 "destination": destination, "type": "bind", "source": source, "options": ["rbind", "rprivate", "rw"],
             }));
         }
     }
-}
-
-fn place(bundle: &Path, name: &str) -> PathBuf {
-    bundle.join(format!("sandbox-{name}"))
+    Ok(())
 }
 
 fn hosts(hostname: &str) -> String {
@@ -115,12 +94,7 @@ fn resolv_conf(sandbox: &Sandbox) -> String {
 }
 
 fn failed(doing: &str, path: &Path, error: std::io::Error) -> Error {
-    let kind = if error.kind() == std::io::ErrorKind::NotFound {
-        ErrorKind::NotFound
-    } else {
-        ErrorKind::Internal
-    };
-    Error::new(kind, format!("cannot {doing} {}", path.display())).caused_by(error)
+    Error::new(ErrorKind::Internal, format!("cannot {doing} {}", path.display())).caused_by(error)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
-use bulkhead_runtime::error::{Error, ErrorKind, Result};
+use bulkhead_runtime::error::{Error, ErrorKind, Result, blocking};
 use bulkhead_runtime::pod::PodSpec;
 use containerd_shim_protos::protobuf::MessageField;
 use containerd_shim_protos::sandbox_api as api;
@@ -19,7 +19,10 @@ use crate::events::timestamp;
 use crate::sandbox_config::Sandbox;
 use crate::sandbox_files;
 use crate::stats;
-use crate::supervisor::{Supervisor, blocking, detached};
+use crate::supervisor::{Supervisor, detached};
+
+/// 128 and SIGKILL: how a sandbox ends whose microVM was lost.
+const LOST: u32 = 137;
 
 /// Serves the sandbox API of one pod.
 pub struct SandboxService {
@@ -88,7 +91,7 @@ async fn create(
     }
     let sandbox = Sandbox::read(&launch.namespace, request)?;
     let bundle = launch.bundle.clone();
-    let spec = blocking(move || {
+    let spec = blocking("making the sandbox's files", move || {
         sandbox_files::mount_memory(&bundle)?;
         sandbox_files::write(&bundle, &sandbox)?;
         Ok(sandbox.spec)
@@ -163,10 +166,10 @@ impl Service for SandboxService {
         request: api::WaitSandboxRequest,
     ) -> ttrpc::Result<api::WaitSandboxResponse> {
         self.record(&request.sandbox_id).map_err(answer)?;
-        let exited_at = MessageField::some(timestamp(self.supervisor.ended().await));
+        let end = self.supervisor.ended().await;
         Ok(api::WaitSandboxResponse {
-            exit_status: 0,
-            exited_at,
+            exit_status: if end.by_itself { LOST } else { 0 },
+            exited_at: MessageField::some(timestamp(end.at)),
             ..Default::default()
         })
     }
@@ -205,12 +208,7 @@ impl Service for SandboxService {
     ) -> ttrpc::Result<api::ShutdownSandboxResponse> {
         tracing::debug!(id = request.sandbox_id, "shutdown sandbox");
         let supervisor = self.supervisor.clone();
-        let result = detached(async move {
-            let ended = supervisor.end().await;
-            supervisor.finish();
-            ended
-        });
-        result.await?;
+        detached(async move { supervisor.shut_down().await }).await?;
         Ok(api::ShutdownSandboxResponse::default())
     }
 
@@ -223,9 +221,11 @@ impl Service for SandboxService {
             .supervisor
             .pod(&format!("sandbox {}", request.sandbox_id))
             .map_err(answer)?;
-        let files = blocking(move || Ok(stats::host_files(pod.vmm_pid())))
-            .await
-            .map_err(answer)?;
+        let files = blocking("reading the pod's counters", move || {
+            Ok(stats::host_files(pod.vmm_pid()))
+        })
+        .await
+        .map_err(answer)?;
         let mut response = api::SandboxMetricsResponse::default();
         let metric = response.metrics.mut_or_insert_default();
         metric.timestamp = MessageField::some(timestamp(SystemTime::now()));

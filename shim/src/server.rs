@@ -36,16 +36,16 @@ const LAST_CALLS: Duration = Duration::from_secs(1);
 /// Serves until the pod is gone. What goes wrong before it is ready goes to stderr, which `start` reads.
 pub fn serve() -> Result<()> {
     let (launch, listener) = bootstrap::take_inheritance()?;
+    let config = Config::load(launch.options.config_path.as_deref()).map_err(Error::from)?;
     set_up(&launch)?;
     bootstrap::record_pid(&launch.bundle)?;
-    let config = Config::load(launch.options.config_path.as_deref()).map_err(Error::from)?;
     log::init(&launch.bundle, &launch.pod_id, launch.debug, config.log_level);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start")?;
     bootstrap::report_ready()?;
-    let served = runtime.block_on(run(launch, listener));
+    let served = runtime.block_on(run(launch, config, listener));
     if let Err(error) = &served {
         tracing::error!(error = format!("{error:#}"), "the shim ends");
     }
@@ -55,7 +55,7 @@ pub fn serve() -> Result<()> {
 }
 
 fn set_up(launch: &Launch) -> Result<()> {
-    // Fails only for a leader of a process group, which cannot be in the session of anybody else either.
+    // Fails for a leader of a process group, as a shell's job is; the one that `start` makes is none.
     let _ = nix::unistd::setsid();
     nix::sys::prctl::set_child_subreaper(true).context("cannot become a child subreaper")?;
     if let Some(score) = launch.oom_score_adj {
@@ -73,14 +73,14 @@ fn set_up(launch: &Launch) -> Result<()> {
     .context("cannot make the shim's mounts private")
 }
 
-async fn run(launch: Launch, listener: UnixListener) -> Result<()> {
+async fn run(launch: Launch, config: Config, listener: UnixListener) -> Result<()> {
     let queue = Queue::default();
     tokio::spawn(Publisher::new(queue.clone(), &launch.events_address).run());
     tokio::spawn(orphans::collect());
     let cgroup = join_own_cgroup(&launch);
     let socket = launch.address.clone();
     phase::over_at("shim-start", &launch.pod_id, launch.started_us);
-    let supervisor = Arc::new(Supervisor::new(launch, queue.clone()));
+    let supervisor = Arc::new(Supervisor::new(launch, config, queue.clone()));
 
     let (listener, clients) = clients::accept(listener).context("cannot use the inherited socket")?;
     let mut server = serve_on(listener, &supervisor);

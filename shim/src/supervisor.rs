@@ -6,19 +6,17 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::future::Future;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bulkhead_runtime::config::Config;
-use bulkhead_runtime::error::{Error, ErrorKind, Result};
-use bulkhead_runtime::ids::ContainerId;
+use bulkhead_runtime::error::{Error, ErrorKind, Result, blocking};
 use bulkhead_runtime::phase;
 use bulkhead_runtime::pod::{ContainerSpec, Pod, PodEvent, PodSpec};
 use containerd_shim_protos::events::task::{TaskExit, TaskOOM};
 use tokio::sync::{RwLock, mpsc, watch};
 
-use crate::bootstrap::{Launch, Membership, read_membership};
+use crate::bootstrap::{Launch, Membership};
 use crate::error_codes;
 use crate::events::{Order, Process, Queue, envelope, timestamp};
 use crate::options::RuntimeOptions;
@@ -35,9 +33,19 @@ pub enum Origin {
     Sandbox,
 }
 
+/// How the microVM ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    /// Host's clock.
+    pub at: SystemTime,
+    /// Nobody had asked for it.
+    pub by_itself: bool,
+}
+
 /// One for each shim.
 pub struct Supervisor {
     launch: Launch,
+    config: Config,
     order: Order,
     /// Read while a container is created in the living pod; written while the pod is booted, or ended because it is empty.
     gate: RwLock<()>,
@@ -45,17 +53,17 @@ pub struct Supervisor {
     pod: Mutex<Option<(Arc<Pod>, Origin)>>,
     /// Containers that are being created, and whether nobody wants them any more.
     creations: Mutex<BTreeMap<String, bool>>,
-    /// When the microVM ended by itself or was ended.
-    ended: watch::Sender<Option<SystemTime>>,
-    /// The shim is to exit.
+    ended: watch::Sender<Option<End>>,
+    /// The shim is to exit. Set behind the gate: from then on no pod is booted.
     finished: watch::Sender<bool>,
 }
 
 impl Supervisor {
-    /// For the pod that `launch` names; events go into `queue`.
-    pub fn new(launch: Launch, queue: Queue) -> Supervisor {
+    /// For the pod that `launch` names, with the content of its config file; events go into `queue`.
+    pub fn new(launch: Launch, config: Config, queue: Queue) -> Supervisor {
         Supervisor {
             launch,
+            config,
             order: Order::new(queue),
             gate: RwLock::default(),
             pod: Mutex::default(),
@@ -136,15 +144,12 @@ impl Supervisor {
     }
 
     /// Creates a container: boots the pod for the first one. Gives its pid.
-    pub async fn create(self: &Arc<Self>, container: ContainerSpec, asked: RuntimeOptions) -> Result<u32> {
-        phase::over("create", &container.id);
-        let membership = {
-            let (bundle, id) = (container.bundle.clone(), container.id.clone());
-            blocking(move || {
-                read_membership(&bundle, &id).map_err(|e| Error::new(ErrorKind::InvalidArgument, format!("{e:#}")))
-            })
-            .await?
-        };
+    pub async fn create(
+        self: &Arc<Self>,
+        container: ContainerSpec,
+        membership: Membership,
+        asked: RuntimeOptions,
+    ) -> Result<u32> {
         {
             let _creating = self.gate.read().await;
             if let Some((pod, origin)) = self.current() {
@@ -163,7 +168,9 @@ impl Supervisor {
             return Err(Error::new(ErrorKind::FailedPrecondition, message));
         }
         self.check_membership(&container, &membership, Origin::Container)?;
-        let (spec, config) = self.plan(membership.pod_id(), &container.bundle, asked).await?;
+        self.check_open()?;
+        let config = self.config_for(asked).await?;
+        let spec = PodSpec::from_spec(&self.launch.namespace, membership.pod_id().clone(), &container.spec)?;
         let (pod, events, pid) = Pod::boot_with(spec, container, &config).await?;
         self.adopt(pod, events, Origin::Container);
         phase::over("created", &self.launch.pod_id);
@@ -179,9 +186,8 @@ impl Supervisor {
                 format!("sandbox {} runs already", self.launch.pod_id),
             ));
         }
-        let path = self.launch.options.config_path.clone();
-        let config = blocking(move || Ok(Config::load(path.as_deref())?)).await?;
-        let (pod, events) = Pod::boot(spec, &config).await?;
+        self.check_open()?;
+        let (pod, events) = Pod::boot(spec, &self.config).await?;
         let pid = pod.vmm_pid();
         self.adopt(pod, events, Origin::Sandbox);
         Ok(pid)
@@ -211,8 +217,21 @@ impl Supervisor {
             }
             *current = None;
         }
-        self.mark_ended();
+        self.mark_ended(false);
         result
+    }
+
+    /// Ends the pod and lets the shim exit.
+    pub async fn shut_down(&self) -> Result<()> {
+        let ended = self.end().await;
+        let _ending = self.gate.write().await;
+        // One that was booted meanwhile.
+        let last = match self.current() {
+            Some((pod, _)) => self.end_pod(&pod).await,
+            None => Ok(()),
+        };
+        self.finish();
+        ended.and(last)
     }
 
     /// After a container was deleted: a pod of containers ends with its last one, without keeping the caller waiting.
@@ -222,9 +241,8 @@ impl Supervisor {
         }
         let this = self.clone();
         tokio::spawn(async move {
-            if let Err(error) = this.end_if_unused().await {
-                tracing::error!(%error, "the empty pod could not be ended");
-            }
+            let _ending = this.gate.write().await;
+            this.end_unless_used().await;
         });
     }
 
@@ -235,21 +253,17 @@ impl Supervisor {
         }
         let this = self.clone();
         let ending = tokio::spawn(async move {
-            match this.end_if_unused().await {
-                Ok(true) => this.finish(),
-                Ok(false) => {}
-                Err(error) => {
-                    tracing::error!(%error, "the empty pod could not be ended");
-                    this.finish();
-                }
+            let _ending = this.gate.write().await;
+            if this.end_unless_used().await {
+                this.finish();
             }
         });
         // Answered in time even when the guest takes longer: the task goes on.
         let _ = tokio::time::timeout(SHUTDOWN_ANSWER, ending).await;
     }
 
-    /// Lets the shim exit.
-    pub fn finish(&self) {
+    /// Lets the shim exit. Called behind the gate.
+    fn finish(&self) {
         self.finished.send_replace(true);
     }
 
@@ -261,14 +275,18 @@ impl Supervisor {
 
     /// When the microVM ended, once it has.
     pub fn ended_at(&self) -> Option<SystemTime> {
-        *self.ended.borrow()
+        self.ended.borrow().map(|end| end.at)
     }
 
     /// Answers when the microVM has ended.
-    pub async fn ended(&self) -> SystemTime {
+    pub async fn ended(&self) -> End {
         let mut ended = self.ended.subscribe();
-        let at = ended.wait_for(Option::is_some).await.map(|at| *at);
-        at.ok().flatten().unwrap_or_else(SystemTime::now)
+        let end = ended.wait_for(Option::is_some).await.map(|end| *end);
+        // The sender lives as long as `self`.
+        end.ok().flatten().unwrap_or(End {
+            at: SystemTime::now(),
+            by_itself: false,
+        })
     }
 
     fn is_in_use(&self) -> bool {
@@ -276,18 +294,30 @@ impl Supervisor {
             .is_some_and(|(pod, origin)| origin == Origin::Sandbox || !pod.is_empty())
     }
 
-    /// Ends the pod unless it is in use by the time nobody creates in it any more. True: there is no pod now.
-    async fn end_if_unused(&self) -> Result<bool> {
-        let _ending = self.gate.write().await;
+    /// Ends the pod unless it is in use. Called behind the gate, where nobody creates in it any more. True: there is no pod now.
+    async fn end_unless_used(&self) -> bool {
         if self.is_in_use() {
-            return Ok(false);
+            return false;
         }
         if let Some((pod, _)) = self.current() {
-            let result = self.end_pod(&pod).await;
+            if let Err(error) = self.end_pod(&pod).await {
+                tracing::error!(%error, "the empty pod could not be ended");
+            }
             phase::over("shutdown", &self.launch.pod_id);
-            result?;
         }
-        Ok(true)
+        true
+    }
+
+    /// Called behind the gate.
+    fn check_open(&self) -> Result<()> {
+        if !*self.finished.borrow() {
+            return Ok(());
+        }
+        let message = format!(
+            "the shim of pod {} is ending: create the container again",
+            self.launch.pod_id
+        );
+        Err(Error::new(ErrorKind::FailedPrecondition, message))
     }
 
     fn check_membership(&self, container: &ContainerSpec, membership: &Membership, origin: Origin) -> Result<()> {
@@ -303,16 +333,13 @@ impl Supervisor {
         Err(Error::new(ErrorKind::InvalidArgument, message))
     }
 
-    async fn plan(&self, pod: &ContainerId, bundle: &Path, asked: RuntimeOptions) -> Result<(PodSpec, Config)> {
-        let options = if asked.is_default() {
-            self.launch.options.clone()
-        } else {
-            asked
-        };
-        let (namespace, pod, bundle) = (self.launch.namespace.clone(), pod.clone(), bundle.to_owned());
-        blocking(move || {
-            let config = Config::load(options.config_path.as_deref())?;
-            Ok((PodSpec::from_bundle(&namespace, pod, &bundle)?, config))
+    /// The config file that the client names now, which is mostly the one that it named when the shim was started.
+    async fn config_for(&self, asked: RuntimeOptions) -> Result<Config> {
+        if asked.is_default() || asked.config_path == self.launch.options.config_path {
+            return Ok(self.config.clone());
+        }
+        blocking("reading the config file", move || {
+            Ok(Config::load(asked.config_path.as_deref())?)
         })
         .await
     }
@@ -364,16 +391,19 @@ impl Supervisor {
                 }
                 PodEvent::Stopped { reason } => {
                     tracing::error!(reason, "the microVM ended by itself");
-                    self.mark_ended();
+                    self.mark_ended(true);
                 }
             }
         }
     }
 
-    fn mark_ended(&self) {
+    fn mark_ended(&self, by_itself: bool) {
         self.ended.send_if_modified(|ended| {
             let first = ended.is_none();
-            ended.get_or_insert_with(SystemTime::now);
+            ended.get_or_insert_with(|| End {
+                at: SystemTime::now(),
+                by_itself,
+            });
             first
         });
     }
@@ -400,8 +430,6 @@ pub async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T>> +
     })
 }
 
-/// Runs what may block (files of clients) away from the one thread that serves everybody.
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let result = tokio::task::spawn_blocking(work).await;
-    result.unwrap_or_else(|e| Err(Error::new(ErrorKind::Internal, "reading files did not finish").caused_by(e)))
-}
+#[cfg(test)]
+#[path = "supervisor_test.rs"]
+mod supervisor_test;

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bulkhead_runtime::error::{Error, ErrorKind, Result};
+use bulkhead_runtime::error::{Error, ErrorKind, Result, blocking};
 use bulkhead_runtime::ids::{ContainerId, validate_exec_id};
 use bulkhead_runtime::phase;
-use bulkhead_runtime::pod::{ContainerSpec, Exit, Pod, ProcessState, RootfsMount, Status, StdioPaths};
+use bulkhead_runtime::pod::{ContainerSpec, Exit, Pod, ProcessState, RootfsMount, Status, StdioPaths, load_spec};
 use containerd_shim_protos::api;
 use containerd_shim_protos::events::task::{
     TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskIO, TaskPaused, TaskResumed, TaskStart,
@@ -22,12 +22,13 @@ use protobuf::{Message, MessageFull};
 use serde_json::Value;
 use ttrpc::r#async::TtrpcContext;
 
+use crate::bootstrap::membership_by;
 use crate::error_codes::{answer, unimplemented};
 use crate::events::{Process, timestamp};
 use crate::options::RuntimeOptions;
 use crate::sandbox_files;
 use crate::stats;
-use crate::supervisor::{Origin, Supervisor, blocking, detached};
+use crate::supervisor::{Origin, Supervisor, detached};
 
 /// Serves the task API of one pod.
 pub struct TaskService {
@@ -71,7 +72,8 @@ fn text(path: Option<PathBuf>) -> String {
     path.map(|path| path.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-fn container_spec(request: &api::CreateTaskRequest) -> Result<ContainerSpec> {
+/// The container but for its spec, which has to be read.
+fn container_without_spec(request: &api::CreateTaskRequest) -> Result<ContainerSpec> {
     let id = ContainerId::try_from(request.id.as_str())?;
     if !request.checkpoint.is_empty() {
         return Err(Error::new(
@@ -96,24 +98,31 @@ fn container_spec(request: &api::CreateTaskRequest) -> Result<ContainerSpec> {
     Ok(ContainerSpec {
         id,
         bundle,
+        spec: Value::Null,
         rootfs: rootfs.collect(),
         stdio: stdio(request.terminal, &request.stdin, &request.stdout, &request.stderr),
     })
 }
 
 async fn create(supervisor: Arc<Supervisor>, request: api::CreateTaskRequest) -> Result<u32> {
-    let container = container_spec(&request)?;
+    phase::over("create", &request.id);
+    let mut container = container_without_spec(&request)?;
     let options = RuntimeOptions::decode(request.options.as_ref())?;
     let pid_file = container.bundle.join("init.pid");
     let creation = async {
-        if supervisor
-            .current()
-            .is_some_and(|(_, origin)| origin == Origin::Sandbox)
-        {
-            let (sandbox, bundle) = (supervisor.launch().bundle.clone(), container.bundle.clone());
-            blocking(move || sandbox_files::complete(&sandbox, &bundle)).await?;
-        }
-        supervisor.create(container, options).await
+        let sandbox = supervisor.current().filter(|(_, origin)| *origin == Origin::Sandbox);
+        let sandbox = sandbox.map(|_| supervisor.launch().bundle.clone());
+        let (container, membership) = blocking("reading the bundle", move || {
+            container.spec = load_spec(&container.bundle)?;
+            if let Some(sandbox) = sandbox {
+                sandbox_files::complete(&sandbox, &mut container.spec)?;
+            }
+            let membership = membership_by(&container.spec, &container.bundle, &container.id);
+            let membership = membership.map_err(|e| Error::new(ErrorKind::InvalidArgument, format!("{e:#}")))?;
+            Ok((container, membership))
+        })
+        .await?;
+        supervisor.create(container, membership, options).await
     };
     let pid = supervisor.creating(&request.id, creation).await?;
     // Before anything is waited for: the exit of an init that ends at once comes after it.
@@ -134,7 +143,7 @@ async fn create(supervisor: Arc<Supervisor>, request: api::CreateTaskRequest) ->
     };
     supervisor.order().publish(supervisor.event(&event));
     // Only `delete` reads it, and does without.
-    let _ = blocking(move || Ok(std::fs::write(pid_file, pid.to_string()))).await;
+    let _ = blocking("writing the pid", move || Ok(std::fs::write(pid_file, pid.to_string()))).await;
     Ok(pid)
 }
 

@@ -24,7 +24,6 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bulkhead_vmm_control::{FIRST_PLACE, IdExtent};
-use serde_json::Value;
 
 pub(crate) use file_map::{FileMap, Shift};
 pub use guest_ids::GuestIds;
@@ -141,6 +140,34 @@ impl Identity {
     }
 }
 
+impl Placed {
+    fn new(known: &[IdExtent], bases: &[u32], ids: Vec<u32>) -> Result<Placed> {
+        if ids.len() > HIGH {
+            return Err(Error::invalid(format!(
+                "the pod's containers name {} user and group ids above {}, at most {HIGH} are possible",
+                ids.len(),
+                LOW - 1
+            )));
+        }
+        let first = bases.iter().take(1).flat_map(|base| base + LOW..);
+        let places = first.zip(&ids).map(|(outside, inside)| IdExtent {
+            inside: *inside,
+            outside,
+            count: 1,
+        });
+        let lines: Vec<IdExtent> = known.iter().copied().chain(places).collect();
+        Ok(Placed {
+            files: FileMap::of_pod(&lines)?,
+            ids,
+        })
+    }
+}
+
+fn without_known(ids: &BTreeSet<u32>, known: &[IdExtent]) -> Vec<u32> {
+    let is_known = |id: &u32| known.iter().any(|extent| extent.contains(*id));
+    ids.iter().copied().filter(|id| !is_known(id)).collect()
+}
+
 impl Own {
     /// Ranges by which the container's files can be mapped. The inner error says what of them cannot; then nothing is taken.
     fn for_files(
@@ -149,17 +176,13 @@ impl Own {
         config: &Config,
         undo: &mut Undo,
     ) -> Result<std::result::Result<Own, Error>> {
-        let first = match first {
-            Some(first) => Some((first, spec::load(&first.bundle)?)),
-            None => None,
-        };
         let layout = match layout(&pod.ids.high_ranges()) {
             Ok(layout) => layout,
             Err(cause) => return Ok(Err(cause)),
         };
         let mut step = Undo::default();
         let own = Own::take(config, &layout, &pod.ids.high_single(), &mut step)?;
-        match first.map_or(Ok(()), |(first, spec)| own.try_map(first, &spec)) {
+        match first.map_or(Ok(()), |first| own.try_map(first)) {
             Ok(()) => {
                 undo.append(step);
                 Ok(Ok(own))
@@ -185,18 +208,13 @@ impl Own {
                 ..*extent
             }));
         }
-        let placed = Placed {
-            ids: Vec::new(),
-            files: FileMap::of_pod(&known)?,
-        };
-        let own = Own {
+        let placed = Placed::new(&known, &bases, without_known(high, &known))?;
+        Ok(Own {
             bases,
             known,
             placed: Mutex::new(placed),
             locks: Mutex::new(locks),
-        };
-        own.place(high)?;
-        Ok(own)
+        })
     }
 
     fn placed(&self) -> MutexGuard<'_, Placed> {
@@ -223,40 +241,25 @@ impl Own {
 
     /// Gives those of some ids places that need one and have none.
     fn place(&self, ids: &BTreeSet<u32>) -> Result<FileMap> {
-        let known = |id: &u32| self.known.iter().any(|extent| extent.contains(*id));
         let mut placed = self.placed();
         let mut all = placed.ids.clone();
-        all.extend(ids.iter().filter(|id| !placed.ids.contains(id) && !known(id)));
-        if all.len() > HIGH {
-            return Err(Error::invalid(format!(
-                "the pod's containers name {} user and group ids above {}, at most {HIGH} are possible",
-                all.len(),
-                LOW - 1
-            )));
-        }
-        if all.len() > placed.ids.len()
-            && let Some(base) = self.bases.first()
-        {
-            let mut lines = self.known.clone();
-            lines.extend((base + LOW..).zip(&all).map(|(outside, inside)| IdExtent {
-                inside: *inside,
-                outside,
-                count: 1,
-            }));
-            *placed = Placed {
-                ids: all,
-                files: FileMap::of_pod(&lines)?,
-            };
+        all.extend(
+            without_known(ids, &self.known)
+                .iter()
+                .filter(|id| !placed.ids.contains(id)),
+        );
+        if all.len() > placed.ids.len() {
+            *placed = Placed::new(&self.known, &self.bases, all)?;
         }
         Ok(placed.files.clone())
     }
 
     /// Fails with what of the container's files cannot be mapped. Whatever else is wrong with them is found when they are mounted.
-    fn try_map(&self, container: &ContainerSpec, spec: &Value) -> Result<()> {
-        let root = spec::text(spec, "/root/path");
+    fn try_map(&self, container: &ContainerSpec) -> Result<()> {
+        let root = spec::text(&container.spec, "/root/path");
         let files = self.placed().files.clone();
         rootfs::try_map(&container.rootfs, &container.bundle, root, &files)?;
-        volumes::try_map(spec, &container.bundle, &files)
+        volumes::try_map(&container.spec, &container.bundle, &files)
     }
 }
 

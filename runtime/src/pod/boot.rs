@@ -50,7 +50,7 @@ pub(super) async fn boot(
             let Some(prepared) = prepared else {
                 return Ok(((pod, events), None));
             };
-            match pod.create_prepared(prepared).await {
+            match pod.create_first(prepared).await {
                 Ok(pid) => Ok(((pod, events), Some(pid))),
                 Err(error) => {
                     // Whatever else goes wrong now is in the log; the caller wants the first cause.
@@ -82,12 +82,12 @@ async fn launch(
     undo: &mut Undo,
 ) -> Result<(Vmm, Agent, Option<Prepared>, Parts)> {
     let failed = |error: Error| error.context(format!("cannot start the microVM of pod {}", spec.id));
-    let (ground, early) = {
-        let (spec, first, config) = (spec.clone(), first.clone(), config.clone());
+    let (ground, early, first) = {
+        let (spec, config) = (spec.clone(), config.clone());
         let work = move || {
             let mut undo = Undo::default();
             match Ground::prepare(&spec, first.as_ref(), &config, &mut undo) {
-                Ok(ground) => Ok((ground, undo)),
+                Ok(ground) => Ok((ground, undo, first)),
                 Err(error) => {
                     let _ = undo.run();
                     Err(error)

@@ -86,12 +86,12 @@ impl Pod {
 
     /// Creates a container with its init process; gives its pid: the vmm's for the first, a host-unique number for others.
     pub async fn create_container(&self, spec: ContainerSpec) -> Result<u32> {
-        self.check_alive()?;
+        let reservation = self.reserve(&spec.id)?;
         let prepared = self
             .vmm
             .unless_ended(Prepared::on_host(spec, self.share.clone(), self.identity.clone()))
             .await?;
-        self.create_prepared(prepared).await
+        self.create_prepared(prepared, reservation).await
     }
 
     /// Registers a process to be started in a running container. `process_json`: an OCI "process".

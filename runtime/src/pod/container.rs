@@ -46,10 +46,14 @@ pub(super) struct Prepared {
 
 impl Prepared {
     /// Mounts root filesystem and volumes. On failure nothing is left.
-    pub(super) async fn on_host(container: ContainerSpec, share: PathBuf, identity: Arc<Identity>) -> Result<Prepared> {
+    pub(super) async fn on_host(
+        mut container: ContainerSpec,
+        share: PathBuf,
+        identity: Arc<Identity>,
+    ) -> Result<Prepared> {
         let work = move || {
             let mut undo = Undo::default();
-            match mount(&container, &share, &identity, &mut undo) {
+            match mount(&mut container, &share, &identity, &mut undo) {
                 Ok(mounted) => {
                     let ContainerSpec { id, bundle, stdio, .. } = container;
                     Ok(Prepared {
@@ -85,8 +89,14 @@ struct Mounted {
     owners: Option<FileMap>,
 }
 
-fn mount(container: &ContainerSpec, share: &std::path::Path, identity: &Identity, undo: &mut Undo) -> Result<Mounted> {
-    let mut spec = spec::load(&container.bundle)?;
+/// Takes the spec out of `container`.
+fn mount(
+    container: &mut ContainerSpec,
+    share: &std::path::Path,
+    identity: &Identity,
+    undo: &mut Undo,
+) -> Result<Mounted> {
+    let mut spec = container.spec.take();
     let named = |e: Error| e.context(format!("container {}", container.id));
     let in_user_namespace = spec::in_user_namespace(&spec);
     let ids = GuestIds::of(&spec).map_err(named)?;
@@ -115,6 +125,9 @@ fn mount(container: &ContainerSpec, share: &std::path::Path, identity: &Identity
         files.as_ref(),
         undo,
     )?;
+    if let Some(files) = &files {
+        files.tried().clear();
+    }
     Ok(Mounted {
         spec,
         names,
@@ -230,15 +243,19 @@ impl Container {
 }
 
 impl Pod {
-    /// Creates a container whose files are ready. On failure nothing of it is left.
-    pub(super) async fn create_prepared(&self, mut prepared: Prepared) -> Result<u32> {
-        let reservation = match self.reserve(&prepared.id) {
-            Ok(reservation) => reservation,
+    /// Creates the first container, whose files were made ready before there was a pod. On failure nothing of it is left.
+    pub(super) async fn create_first(&self, prepared: Prepared) -> Result<u32> {
+        match self.reserve(&prepared.id) {
+            Ok(reservation) => self.create_prepared(prepared, reservation).await,
             Err(error) => {
                 let _ = prepared.discard().await;
-                return Err(error);
+                Err(error)
             }
-        };
+        }
+    }
+
+    /// Creates a container whose files are ready. On failure nothing of it is left.
+    pub(super) async fn create_prepared(&self, mut prepared: Prepared, reservation: Reservation<'_>) -> Result<u32> {
         match self.create_in_guest(&mut prepared, &reservation).await {
             Ok(container) => {
                 let init = container.init.clone();
@@ -254,8 +271,8 @@ impl Pod {
                 Ok(init.pid())
             }
             Err(error) => {
-                drop(reservation);
                 let _ = prepared.discard().await;
+                drop(reservation);
                 Err(error)
             }
         }

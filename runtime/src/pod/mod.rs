@@ -26,5 +26,6 @@ pub use types::{
 };
 
 pub use crate::identity::GuestIds;
+pub use crate::spec::load as load_spec;
 pub use crate::volumes::POD_SHM;
 pub(crate) use undo::Undo;

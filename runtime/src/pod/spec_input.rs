@@ -1,7 +1,7 @@
 //! What a pod needs to know, read from the spec of its first container or sandbox.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde_json::Value;
@@ -10,39 +10,35 @@ use super::types::{PodResources, PodSpec};
 use crate::error::{Error, Result};
 use crate::identity::GuestIds;
 use crate::ids::{ContainerId, validate_namespace};
-use crate::spec::{self, CRI_CONTAINER_TYPE, text};
+use crate::spec::{CRI_CONTAINER_TYPE, text};
 
 impl PodSpec {
-    /// Reads what a pod needs from the config.json of its first container or sandbox. Blocks.
-    pub fn from_bundle(namespace: &str, id: ContainerId, bundle: &Path) -> Result<PodSpec> {
+    /// Reads what a pod needs from the spec of its first container or sandbox.
+    pub fn from_spec(namespace: &str, id: ContainerId, spec: &Value) -> Result<PodSpec> {
         validate_namespace(namespace)?;
-        from_spec(namespace, id, &spec::load(bundle)?)
+        let annotations = annotations(spec);
+        let sandbox = annotations.get(CRI_CONTAINER_TYPE).is_some_and(|t| t == "sandbox");
+        let resources = if sandbox {
+            sandbox_resources(&annotations)
+        } else {
+            container_resources(spec).map_err(|e| e.context(format!("pod {id}")))?
+        };
+        let oom_score_adj = spec
+            .pointer("/process/oomScoreAdj")
+            .and_then(Value::as_i64)
+            .and_then(|n| i32::try_from(n).ok());
+        Ok(PodSpec {
+            namespace: namespace.to_owned(),
+            hostname: text(spec, "/hostname").map(str::to_owned),
+            network_namespace: network_namespace(spec, &id)?,
+            cgroup_path: text(spec, "/linux/cgroupsPath").map(str::to_owned),
+            resources,
+            oom_score_adj: oom_score_adj.filter(|_| !sandbox),
+            ids: GuestIds::of(spec)?,
+            annotations,
+            id,
+        })
     }
-}
-
-fn from_spec(namespace: &str, id: ContainerId, spec: &Value) -> Result<PodSpec> {
-    let annotations = annotations(spec);
-    let sandbox = annotations.get(CRI_CONTAINER_TYPE).is_some_and(|t| t == "sandbox");
-    let resources = if sandbox {
-        sandbox_resources(&annotations)
-    } else {
-        container_resources(spec).map_err(|e| e.context(format!("pod {id}")))?
-    };
-    let oom_score_adj = spec
-        .pointer("/process/oomScoreAdj")
-        .and_then(Value::as_i64)
-        .and_then(|n| i32::try_from(n).ok());
-    Ok(PodSpec {
-        namespace: namespace.to_owned(),
-        hostname: text(spec, "/hostname").map(str::to_owned),
-        network_namespace: network_namespace(spec, &id)?,
-        cgroup_path: text(spec, "/linux/cgroupsPath").map(str::to_owned),
-        resources,
-        oom_score_adj: oom_score_adj.filter(|_| !sandbox),
-        ids: GuestIds::of(spec)?,
-        annotations,
-        id,
-    })
 }
 
 fn annotations(spec: &Value) -> HashMap<String, String> {

@@ -1,9 +1,8 @@
 use serde_json::json;
 
-use super::from_spec;
 use crate::error::ErrorKind;
 use crate::ids::ContainerId;
-use crate::pod::types::PodResources;
+use crate::pod::types::{PodResources, PodSpec};
 
 fn id() -> ContainerId {
     ContainerId::try_from("p1").unwrap()
@@ -24,7 +23,7 @@ fn a_container_brings_its_limits_network_and_cgroup() {
             },
         },
     });
-    let pod = from_spec("default", id(), &spec).unwrap();
+    let pod = PodSpec::from_spec("default", id(), &spec).unwrap();
     assert_eq!(pod.hostname.as_deref(), Some("web"));
     assert_eq!(pod.network_namespace.unwrap().to_str(), Some("/var/run/netns/n"));
     assert_eq!(pod.cgroup_path.as_deref(), Some("/default/p1"));
@@ -56,7 +55,7 @@ fn a_sandbox_counts_by_the_pods_annotations() {
             "resources": { "memory": { "limit": 5 }, "cpu": { "shares": 2 } },
         },
     });
-    let pod = from_spec("k8s.io", id(), &spec).unwrap();
+    let pod = PodSpec::from_spec("k8s.io", id(), &spec).unwrap();
     assert_eq!(pod.network_namespace, None);
     assert_eq!(pod.oom_score_adj, None);
     assert_eq!(
@@ -71,7 +70,7 @@ fn a_sandbox_counts_by_the_pods_annotations() {
 
 #[test]
 fn the_hosts_network_is_refused() {
-    let error = from_spec(
+    let error = PodSpec::from_spec(
         "default",
         id(),
         &json!({ "linux": { "namespaces": [{ "type": "pid" }] } }),

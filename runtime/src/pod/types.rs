@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use oci_spec::runtime::LinuxBlockIo;
+use serde_json::Value;
 
 use crate::identity::GuestIds;
 use crate::ids::ContainerId;
 
-/// What a pod is made of, before any container is known. [`PodSpec::from_bundle`] reads it from a bundle.
+/// What a pod is made of, before any container is known. [`PodSpec::from_spec`] reads it from a spec.
 #[derive(Debug, Clone)]
 pub struct PodSpec {
     /// containerd's namespace.
@@ -84,6 +85,8 @@ pub struct ContainerSpec {
     pub id: ContainerId,
     /// Folder with config.json.
     pub bundle: PathBuf,
+    /// Content of that file, by [`load_spec`](super::load_spec).
+    pub spec: Value,
     /// Mounts of the root filesystem; empty: the bundle's `root.path` is ready.
     pub rootfs: Vec<RootfsMount>,
     /// Streams of the init process.

@@ -67,7 +67,7 @@ pub(crate) struct GuestSpec {
 }
 
 /// Reads a bundle's config.json. Blocks.
-pub(crate) fn load(bundle: &Path) -> Result<Value> {
+pub fn load(bundle: &Path) -> Result<Value> {
     let path = bundle.join("config.json");
     let size = std::fs::metadata(&path)
         .map_err(|e| Error::io("cannot read the bundle's spec", &path, e))?

@@ -240,7 +240,7 @@ fn a_bundle_without_a_usable_spec_is_named() {
     let folder = std::env::temp_dir().join(format!("bulkhead-spec-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     let error = load(&folder).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert_eq!(error.kind(), ErrorKind::Internal);
     assert!(error.to_string().contains("config.json"), "{error}");
     for text in ["", "{", "[]", "3"] {
         std::fs::write(folder.join("config.json"), text).unwrap();

@@ -299,7 +299,7 @@ fn a_fifo_that_is_gone_is_not_replaced_by_a_file() {
     let path = scratch.0.join("fifos/stdout");
     multi(async {
         let error = Endpoints::open(&output(&path)).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert_eq!(error.kind(), ErrorKind::Internal);
     });
     assert!(!path.parent().unwrap().exists());
 }
@@ -314,7 +314,7 @@ fn what_cannot_be_a_stream_is_named() {
         assert_eq!(error.kind(), ErrorKind::InvalidArgument);
         assert!(error.to_string().contains("binary://"), "{error}");
         let error = Endpoints::open(&input(&scratch.0.join("missing"))).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert_eq!(error.kind(), ErrorKind::Internal);
         let error = Endpoints::open(&input(&scratch.0)).await.unwrap_err();
         assert!(error.to_string().contains("no fifo"), "{error}");
         let error = Endpoints::open(&output(&scratch.0)).await.unwrap_err();

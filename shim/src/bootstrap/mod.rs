@@ -19,12 +19,10 @@ use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use bulkhead_runtime::config::Config;
-use bulkhead_runtime::error::Error;
 use bulkhead_runtime::phase;
 use containerd_shim::StartOpts;
 
-pub use grouping::{Membership, has_spec, read_membership};
+pub use grouping::{Membership, has_spec, membership_by, read_membership};
 pub use launch::{Launch, report_ready, take_inheritance};
 pub use socket::{is_alive, remove as remove_socket};
 
@@ -44,8 +42,6 @@ pub fn start(call: &Call) -> Result<()> {
     let bundle = std::env::current_dir().context("cannot find the bundle, which is the working directory of start")?;
     let caller = Caller::from_stdin(&read_stdin()?, call)?;
     let options = RuntimeOptions::decode(caller.options.as_ref())?;
-    // A config file that cannot be used is reported here, where containerd shows the message.
-    Config::load(options.config_path.as_deref()).map_err(Error::from)?;
 
     let membership = read_membership(&bundle, &call.id)?;
     let address = socket_address(call, &caller, membership.pod_id().as_str());
