@@ -2,7 +2,8 @@
 //!
 //! Run for each container of a dead shim, and after the deletion of the container that the shim was started for; perhaps by a newer
 //! version of this program than the pod was started with. The pod of a shim that answers is left alone, unless the call is for
-//! the pod itself and its own container is still there, or nobody uses the pod: then containerd has given it up.
+//! the pod itself and its own container is still there, or nobody uses the pod: then containerd has given it up. Of another container
+//! it has lost no more than the connection, and gives that container up: it is killed, and the pod goes on.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -35,8 +36,11 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a shim that has answered may take to end an empty pod, or to ignore that: a creation or a boot that is under way comes
-/// first. All waits together stay within the 5 s that containerd gives `delete`.
+/// first. The waits for answers together stay within the 5 s that containerd gives `delete`.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long a living shim may take to kill and forget a container.
+const CONTAINER_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// How long a shim whose socket is gone may take to end by itself: its last events may still be on their way.
 const LAST_WORDS: Duration = Duration::from_millis(1500);
@@ -69,17 +73,15 @@ pub fn delete(call: &Call) -> Result<()> {
     }
     if !alive || founds {
         clean_up(call, &membership, &bundle, socket.as_deref())?;
+    } else if let Some(socket) = &socket {
+        end_container(socket, call.id.as_str());
     }
     answer(&bundle)
 }
 
 /// True when the shim says that the container `founder` is gone and others still use its pod. An empty pod ends over the question.
 fn is_in_use(socket: &Path, founder: &str) -> bool {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let Ok(runtime) = runtime else { return false };
-    let ignored = runtime.block_on(async {
-        let stream = tokio::net::UnixStream::connect(socket).await.ok()?;
-        let shim = TaskClient::new(Client::new(Socket::new(stream)));
+    let ignored = ask(socket, async |shim| {
         let context = ttrpc::context::with_duration(QUESTION_TIMEOUT);
         let request = api::StateRequest {
             id: founder.to_owned(),
@@ -110,6 +112,45 @@ fn is_in_use(socket: &Path, founder: &str) -> bool {
         std::thread::sleep(Duration::from_millis(5));
     }
     false
+}
+
+/// Kills a container in a pod that lives, and lets its shim forget it; one that it does not know is gone already. What remains when that
+/// takes too long goes with the pod.
+fn end_container(socket: &Path, id: &str) {
+    let id = id.to_owned();
+    ask(socket, async |shim| {
+        let context = || ttrpc::context::with_duration(CONTAINER_TIMEOUT);
+        let kill = api::KillRequest {
+            id: id.clone(),
+            signal: Signal::SIGKILL as u32,
+            all: true,
+            ..Default::default()
+        };
+        let wait = api::WaitRequest {
+            id: id.clone(),
+            ..Default::default()
+        };
+        let delete = api::DeleteRequest {
+            id,
+            ..Default::default()
+        };
+        let ended = async {
+            // Also one that has ended, or is still being created, is deleted.
+            let _ = shim.kill(context(), &kill).await;
+            let _ = shim.wait(context(), &wait).await;
+            shim.delete(context(), &delete).await.ok()
+        };
+        tokio::time::timeout(CONTAINER_TIMEOUT, ended).await.ok()?
+    });
+}
+
+/// `None` also when there is no connection.
+fn ask<T>(socket: &Path, questions: impl AsyncFnOnce(TaskClient) -> Option<T>) -> Option<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.ok()?.block_on(async {
+        let stream = tokio::net::UnixStream::connect(socket).await.ok()?;
+        questions(TaskClient::new(Client::new(Socket::new(stream)))).await
+    })
 }
 
 fn clean_up(call: &Call, membership: &Membership, bundle: &Path, socket: Option<&Path>) -> Result<()> {

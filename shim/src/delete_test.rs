@@ -57,10 +57,7 @@ impl Task for InUse {
     }
 }
 
-#[test]
-fn a_pod_that_others_use_outlives_the_container_that_founded_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("s");
+fn serve(path: &Path, service: impl Task + Send + 'static) {
     let address = format!("unix://{}", path.display());
     let (ready, is_ready) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
@@ -69,7 +66,7 @@ fn a_pod_that_others_use_outlives_the_container_that_founded_it() {
             .build()
             .unwrap();
         runtime.block_on(async {
-            let service = create_task(Arc::new(InUse("other")));
+            let service = create_task(Arc::new(service));
             let mut server = Server::new().bind(&address).unwrap().register_service(service);
             server.start().await.unwrap();
             ready.send(()).unwrap();
@@ -77,6 +74,45 @@ fn a_pod_that_others_use_outlives_the_container_that_founded_it() {
         });
     });
     is_ready.recv().unwrap();
+}
+
+/// A shim with a container that runs until it is killed. Says what it was told.
+struct Living(std::sync::mpsc::Sender<String>);
+
+#[async_trait]
+impl Task for Living {
+    async fn kill(&self, _: &TtrpcContext, request: api::KillRequest) -> ttrpc::Result<api::Empty> {
+        let told = format!("kill {} with {} all {}", request.id, request.signal, request.all);
+        self.0.send(told).unwrap();
+        Ok(api::Empty::default())
+    }
+
+    async fn wait(&self, _: &TtrpcContext, _: api::WaitRequest) -> ttrpc::Result<api::WaitResponse> {
+        Ok(api::WaitResponse::default())
+    }
+
+    async fn delete(&self, _: &TtrpcContext, request: api::DeleteRequest) -> ttrpc::Result<api::DeleteResponse> {
+        self.0.send(format!("delete {}", request.id)).unwrap();
+        Ok(api::DeleteResponse::default())
+    }
+}
+
+#[test]
+fn a_container_that_containerd_has_lost_is_killed_in_its_living_pod() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let (says, told) = std::sync::mpsc::channel();
+    serve(&path, Living(says));
+    end_container(&path, "c1");
+    let told: Vec<_> = told.try_iter().collect();
+    assert_eq!(told, ["kill c1 with 9 all true", "delete c1"]);
+}
+
+#[test]
+fn a_pod_that_others_use_outlives_the_container_that_founded_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    serve(&path, InUse("other"));
     assert!(is_in_use(&path, "founder"));
     assert!(!is_in_use(&path, "other"), "given up by containerd while it runs");
 }
