@@ -1,7 +1,7 @@
 use std::path::Path;
 
-use super::Limits;
 use super::unified::{Group, Weights, check_path, settings};
+use super::{Limits, limit_block_io, scope_name};
 use crate::error::ErrorKind;
 use crate::pod::PodResources;
 
@@ -58,6 +58,20 @@ fn limits_of_block_devices_become_the_kernels_files() {
             .collect();
         assert_eq!(settings(&limits, weights), expected);
     }
+}
+
+#[test]
+fn a_scope_has_the_name_that_systemd_is_told() {
+    assert_eq!(scope_name("system.slice:docker:c1"), "docker-c1.scope");
+    assert_eq!(scope_name("::c1"), "c1.scope");
+    assert_eq!(scope_name("a.slice:cri:b.slice"), "b.slice");
+}
+
+#[test]
+fn block_io_limits_of_a_scope_without_a_file_for_them_are_refused_by_name() {
+    let block_io = serde_json::from_value(serde_json::json!({ "weight": 500 })).unwrap();
+    let error = limit_block_io("4:blkio:/a/b.scope\n1:name=systemd:/a/b.scope\n", &block_io, "a:b:c").unwrap_err();
+    assert!(error.to_string().contains("a:b:c"), "{error}");
 }
 
 #[test]

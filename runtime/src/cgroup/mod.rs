@@ -5,16 +5,20 @@
 
 mod unified;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use cgroups_rs::manager::{FsManager, Manager, SystemdManager, is_systemd_cgroup};
 use cgroups_rs::{CgroupPid, FreezerState};
-use oci_spec::runtime::{LinuxCpuBuilder, LinuxMemoryBuilder, LinuxResources, LinuxResourcesBuilder};
+use oci_spec::runtime::{LinuxBlockIo, LinuxCpuBuilder, LinuxMemoryBuilder, LinuxResources, LinuxResourcesBuilder};
 
 use crate::error::{Error, Result};
 use crate::pod::PodResources;
 
 const MOUNT: &str = "/sys/fs/cgroup";
+/// How long systemd may take to make a scope.
+const SCOPE_TIMEOUT: Duration = Duration::from_secs(5);
+const RETRY: Duration = Duration::from_millis(10);
 
 /// What the cgroup of a pod is to allow.
 #[derive(Debug, Clone, Default)]
@@ -35,10 +39,68 @@ pub(crate) fn enter(path: &str, pid: u32, limits: &Limits) -> Result<()> {
     };
     let mut manager = manager(path)?;
     manager.add_proc(CgroupPid::from(u64::from(pid))).map_err(failed)?;
-    manager.set(&oci_resources(limits, path)?).map_err(failed)
+    let scope = match is_systemd_cgroup(path) {
+        true => Some(scope_of(pid, path)?),
+        false => None,
+    };
+    manager.set(&oci_resources(limits, path)?).map_err(failed)?;
+    match (scope, &limits.resources.block_io) {
+        (Some(scope), Some(block_io)) => limit_block_io(&scope, block_io, path),
+        _ => Ok(()),
+    }
 }
 
-/// Removes the cgroup once its processes have left, which are waited for. One that is not there is no error.
+/// Waits until systemd, which only takes an order, has made the scope and put the process into it. Gives the process's cgroups.
+fn scope_of(pid: u32, path: &str) -> Result<String> {
+    let scope = scope_name(path);
+    let table = PathBuf::from(format!("/proc/{pid}/cgroup"));
+    let deadline = Instant::now() + SCOPE_TIMEOUT;
+    loop {
+        let cgroups = std::fs::read_to_string(&table).map_err(|e| Error::io("cannot read", &table, e))?;
+        if cgroups.lines().any(|line| line.rsplit('/').next() == Some(&scope)) {
+            return Ok(cgroups);
+        }
+        if Instant::now() >= deadline {
+            return Err(Error::timeout(format!(
+                "host cgroup {path}: systemd has not made {scope} within {} s (`systemctl status {scope}` says more)",
+                SCOPE_TIMEOUT.as_secs()
+            )));
+        }
+        std::thread::sleep(RETRY);
+    }
+}
+
+/// As cgroups-rs makes it of `slice:prefix:name`.
+fn scope_name(path: &str) -> String {
+    let mut parts = path.split(':').skip(1);
+    let (prefix, name) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    match (prefix, name.ends_with(".slice")) {
+        (_, true) => name.to_owned(),
+        ("", false) => format!("{name}.scope"),
+        (prefix, false) => format!("{prefix}-{name}.scope"),
+    }
+}
+
+/// cgroups-rs gives systemd no such limits: they go into the scope's own files. `cgroups`: those of a process in it.
+fn limit_block_io(cgroups: &str, block_io: &LinuxBlockIo, path: &str) -> Result<()> {
+    let Some(folder) = cgroups.lines().find_map(|line| line.strip_prefix("0::/")) else {
+        return Err(Error::invalid(format!(
+            "host cgroup {path}: block I/O limits under systemd need a host with cgroup v2 alone: leave them out"
+        )));
+    };
+    let resources = PodResources {
+        block_io: Some(block_io.clone()),
+        ..PodResources::default()
+    };
+    let limits = Limits {
+        resources,
+        memory_bytes: None,
+    };
+    unified::limit(&Path::new(MOUNT).join(folder), &limits)
+}
+
+/// Removes the cgroup once its processes have left, which are waited for; systemd ends those that are still in its scope. One that is
+/// not there is no error.
 pub(crate) fn remove(path: &str) -> Result<()> {
     if let Some(group) = unified_at(path)? {
         return group.remove();

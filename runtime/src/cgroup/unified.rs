@@ -58,14 +58,7 @@ impl Group {
                 _ => {}
             }
         }
-        let weights = if path.join(WEIGHT_OF_BFQ).exists() {
-            Weights::Bfq
-        } else {
-            Weights::Kernel
-        };
-        for (file, value) in settings(limits, weights) {
-            write(&path.join(file), &value)?;
-        }
+        limit(&path, limits)?;
         write(&path.join("cgroup.procs"), &pid.to_string())
     }
 
@@ -79,11 +72,24 @@ impl Group {
                 Err(e) if Instant::now() >= deadline => {
                     return Err(Error::io("cannot remove the host cgroup", &path, e));
                 }
-                // Never kills: a client may have named a cgroup that others live in, and the vmm's end is seen to by its pidfd.
+                // Kills nobody: a client may have named a cgroup that others live in, and the vmm's end is seen to by its pidfd.
                 Err(_) => std::thread::sleep(RETRY),
             }
         }
     }
+}
+
+/// Sets the limits of the cgroup at `path`.
+pub(super) fn limit(path: &Path, limits: &Limits) -> Result<()> {
+    let weights = if path.join(WEIGHT_OF_BFQ).exists() {
+        Weights::Bfq
+    } else {
+        Weights::Kernel
+    };
+    for (file, value) in settings(limits, weights) {
+        write(&path.join(file), &value)?;
+    }
+    Ok(())
 }
 
 /// Lets the children of a cgroup have what is there to have. A controller that cannot be had shows when a limit needs it.
