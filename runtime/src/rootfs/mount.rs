@@ -1,10 +1,12 @@
 //! The mounts themselves.
 
-use std::os::fd::OwnedFd;
-use std::path::{Component, Path, PathBuf};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Component, Path};
 
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::Mode;
 
 use super::apart;
 use super::options::MountOptions;
@@ -22,34 +24,47 @@ const UNMAPPABLE: [Errno; 4] = [Errno::EINVAL, Errno::EPERM, Errno::ENOSYS, Errn
 
 /// Mounts one of containerd's entries at its place below `target`.
 pub(super) fn mount_entry(entry: &RootfsMount, target: &Path, map: Option<&FileMap>, undo: &mut Undo) -> Result<()> {
-    let target = inside(target, &entry.target)?;
+    let root = target;
+    let place = inside(root, &entry.target)?;
     let options = MountOptions::parse(&entry.options)?;
     let shifted = options.shift.as_ref().map(|shift| shift.then(map)).transpose()?;
     let shown = shifted.as_ref().or(map);
     if let Some(manner) = bind_manner(entry, &options, shown) {
-        return bind(Path::new(&entry.source), &target, &manner, undo);
+        let tree = bound(Path::new(&entry.source), &manner)?;
+        return put(&tree, &place, root, undo);
     }
     // What is written belongs to whom the pod says: only what is below it is shifted, as containerd does.
     let maps = LayerMaps {
         lower: shown,
         upper: map,
     };
-    let tree = mount_tree(entry, &target, &options, maps).map_err(|e| match e {
+    let tree = mount_tree(entry, &place, root, &options, maps).map_err(|e| match e {
         Errno::ENODEV => Error::invalid(format!("this host's kernel has no file system {:?}", entry.fstype)),
         Errno::ENOTBLK => Error::invalid(format!("{:?} is no block device", entry.source)),
-        e => Error::io("cannot mount at", &target, e),
+        e => Error::io("cannot mount at", root, e),
     })?;
-    if let Some(tree) = tree {
-        tree::attach(&tree, &target).map_err(|e| Error::io("cannot mount at", &target, e))?;
+    match tree {
+        Some(tree) => put(&tree, &place, root, undo),
+        None => {
+            push_detach(root, undo);
+            Ok(())
+        }
     }
-    push_detach(&target, undo);
+}
+
+/// Puts a mount at a place of a root filesystem. What is mounted below its top goes with that.
+fn put(tree: &OwnedFd, place: &OwnedFd, root: &Path, undo: &mut Undo) -> Result<()> {
+    tree::attach_at(tree, place.as_fd()).map_err(|e| Error::io("cannot mount at", root, e))?;
+    push_detach(root, undo);
     Ok(())
 }
 
-/// Mounts a file system at `target`, or gives it to be put there: what is mapped is so from the first moment that it is seen.
+/// Mounts a file system at `place`, or gives it to be put there: what is mapped is so from the first moment that it is seen.
+/// `scratch` as for [`apart::mount`].
 fn mount_tree(
     entry: &RootfsMount,
-    target: &Path,
+    place: &OwnedFd,
+    scratch: &Path,
     options: &MountOptions,
     maps: LayerMaps<'_>,
 ) -> Result<Option<OwnedFd>, Errno> {
@@ -57,7 +72,7 @@ fn mount_tree(
     let mapped = maps.lower.is_some();
     if entry.fstype == "overlay" && (mapped || data.len() > MAX_DATA) {
         let layers = Layers::of(&options.data).ok_or(if mapped { Errno::EINVAL } else { Errno::E2BIG })?;
-        return layers.mount(&entry.source, options.flags, target, maps).map(Some);
+        return layers.mount(&entry.source, options.flags, scratch, maps).map(Some);
     }
     let mount_at = |target: &Path| {
         mount(
@@ -69,9 +84,10 @@ fn mount_tree(
         )
     };
     let Some(map) = maps.lower else {
-        return mount_at(target).map(|()| None);
+        let place = format!("/proc/self/fd/{}", place.as_raw_fd());
+        return mount_at(place.as_ref()).map(|()| None);
     };
-    let mapped = apart::mount(target, || {
+    let mapped = apart::mount(scratch, || {
         apart::make_folder("m")?;
         mount_at("m".as_ref())?;
         tree::copy("m".as_ref(), &Manner::alone(Some(map)))
@@ -98,7 +114,14 @@ fn bind_manner<'a>(entry: &RootfsMount, options: &MountOptions, map: Option<&'a 
 
 /// Binds `source` (a folder or anything else) at `target`, which must exist as the same sort of thing.
 pub(crate) fn bind(source: &Path, target: &Path, manner: &Manner<'_>, undo: &mut Undo) -> Result<()> {
-    let tree = tree::copy(source, manner).map_err(|e| match e {
+    let tree = bound(source, manner)?;
+    tree::attach(&tree, target).map_err(|e| Error::io("cannot bind at", target, e))?;
+    push_detach(target, undo);
+    Ok(())
+}
+
+fn bound(source: &Path, manner: &Manner<'_>) -> Result<OwnedFd> {
+    tree::copy(source, manner).map_err(|e| match e {
         e if UNMAPPABLE.contains(&e) && let Some(map) = manner.map => {
             let source = source.display();
             let annotation = identity::ANNOTATION;
@@ -111,10 +134,7 @@ pub(crate) fn bind(source: &Path, target: &Path, manner: &Manner<'_>, undo: &mut
             .caused_by(e)
         }
         e => Error::io("cannot bind", source, e),
-    })?;
-    tree::attach(&tree, target).map_err(|e| Error::io("cannot bind at", target, e))?;
-    push_detach(target, undo);
-    Ok(())
+    })
 }
 
 /// Fails with what of an entry cannot be mapped. What else is wrong with it is not looked at.
@@ -170,8 +190,9 @@ fn push_detach(target: &Path, undo: &mut Undo) {
     undo.push(format!("mount {}", target.display()), move || detach(&at));
 }
 
-/// A folder below the root filesystem that a mount names as its target.
-fn inside(root: &Path, target: &str) -> Result<PathBuf> {
+/// The file or folder of the root filesystem that a mount names as its target; empty: the top. Links, which an image can have anywhere,
+/// lead nowhere else.
+fn inside(root: &Path, target: &str) -> Result<OwnedFd> {
     let relative = Path::new(target.trim_start_matches('/'));
     if relative
         .components()
@@ -181,5 +202,18 @@ fn inside(root: &Path, target: &str) -> Result<PathBuf> {
             "mount target {target:?} leaves the root filesystem"
         )));
     }
-    Ok(root.join(relative))
+    let failed = |e: Errno| Error::io(&format!("cannot find the mount target {target:?} in"), root, e);
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+    let top = open(root, flags | OFlag::O_DIRECTORY, Mode::empty()).map_err(failed)?;
+    if relative.as_os_str().is_empty() {
+        return Ok(top);
+    }
+    let how = OpenHow::new()
+        .flags(flags)
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    openat2(&top, relative, how).map_err(failed)
 }
+
+#[cfg(test)]
+#[path = "mount_test.rs"]
+mod mount_test;

@@ -7,7 +7,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -161,16 +161,24 @@ fn set(tree: &OwnedFd, recurse: u32, attributes: &libc::mount_attr) -> Result<()
 
 /// Puts a mount that is in no tree at `target`.
 pub(super) fn attach(tree: &OwnedFd, target: &Path) -> Result<(), Errno> {
-    let path = c_path(target)?;
+    move_mount(tree, libc::AT_FDCWD, &c_path(target)?, 0)
+}
+
+/// The same at an open file or folder.
+pub(super) fn attach_at(tree: &OwnedFd, place: BorrowedFd<'_>) -> Result<(), Errno> {
+    move_mount(tree, place.as_raw_fd(), EMPTY, libc::MOVE_MOUNT_T_EMPTY_PATH)
+}
+
+fn move_mount(tree: &OwnedFd, folder: RawFd, path: &CStr, flags: libc::c_uint) -> Result<(), Errno> {
     // SAFETY: both paths end with a zero byte and live for the call.
     let done = unsafe {
         libc::syscall(
             libc::SYS_move_mount,
             tree.as_raw_fd(),
             EMPTY.as_ptr(),
-            libc::AT_FDCWD,
+            folder,
             path.as_ptr(),
-            libc::MOVE_MOUNT_F_EMPTY_PATH,
+            libc::MOVE_MOUNT_F_EMPTY_PATH | flags,
         )
     };
     Errno::result(done).map(drop)
@@ -194,3 +202,7 @@ const EMPTY: &CStr = c"";
 fn c_path(path: &Path) -> Result<CString, Errno> {
     CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)
 }
+
+#[cfg(test)]
+#[path = "tree_test.rs"]
+mod tree_test;
