@@ -58,16 +58,18 @@ pub(super) fn spawn_output(
     }))
 }
 
-/// Guest to a file, on a thread of its own, because a file system can block.
+/// Guest to a file, on a thread of its own, because a file system can block, and for as long as the process lives. The task stands for
+/// it: with the task it ends, once the file system lets it.
 pub(super) fn spawn_output_to_file(
     stream: UnixStream,
     mut file: File,
     moved: Arc<AtomicU64>,
 ) -> Result<JoinHandle<()>> {
-    stream
-        .set_nonblocking(false)
-        .map_err(|e| Error::internal("cannot relay a stream").caused_by(e))?;
-    Ok(tokio::task::spawn_blocking(move || {
+    let failed = |e| Error::internal("cannot relay a stream").caused_by(e);
+    stream.set_nonblocking(false).map_err(failed)?;
+    let end = EndOfStream(stream.try_clone().map_err(failed)?);
+    let (done, is_done) = oneshot::channel();
+    let relay = move || {
         let mut stream = stream;
         let mut buffer = vec![0u8; 64 * 1024];
         let mut copy = || -> io::Result<()> {
@@ -84,7 +86,26 @@ pub(super) fn spawn_output_to_file(
             }
         };
         note(copy());
+        // Nobody listens any more when the task was aborted.
+        let _ = done.send(());
+    };
+    let thread = std::thread::Builder::new().name("output".into());
+    thread.spawn(relay).map_err(failed)?;
+    Ok(tokio::spawn(async move {
+        let _end = end;
+        // An error is the end of the thread, too.
+        let _ = is_done.await;
     }))
+}
+
+/// Ends a stream for whoever reads it.
+struct EndOfStream(UnixStream);
+
+impl Drop for EndOfStream {
+    fn drop(&mut self) {
+        // Fails when the other side is gone.
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
 }
 
 fn register<F: AsFd>(fd: F, interest: Interest) -> Result<Watched<F>> {

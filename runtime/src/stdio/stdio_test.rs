@@ -294,6 +294,22 @@ fn output_can_go_to_a_file() {
 }
 
 #[test]
+fn streams_that_are_dropped_let_go_of_their_file() {
+    let scratch = Scratch::new("dropped");
+    let path = scratch.0.join("log");
+    multi(async {
+        let uri = PathBuf::from(format!("file://{}", path.display()));
+        let endpoints = Endpoints::open(&output(&uri)).await.unwrap();
+        let (near, mut guest) = pair();
+        drop(Streams::start(endpoints, only_stdout(near)).unwrap());
+        // The thread's end is the end of the stream for the guest.
+        let ended = tokio::task::spawn_blocking(move || guest.read(&mut [0; 1]));
+        let ended = tokio::time::timeout(Duration::from_secs(10), ended).await.unwrap();
+        assert_eq!(ended.unwrap().unwrap(), 0);
+    });
+}
+
+#[test]
 fn a_fifo_that_is_gone_is_not_replaced_by_a_file() {
     let scratch = Scratch::new("gone");
     let path = scratch.0.join("fifos/stdout");
