@@ -11,6 +11,7 @@
 pub mod boot;
 pub mod clock;
 pub mod container;
+pub mod disks;
 pub mod error;
 pub mod kmsg;
 pub mod power;

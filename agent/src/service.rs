@@ -1,7 +1,8 @@
 //! The agent's ttrpc service: from requests to the modules that do the work, and from their errors to status codes.
 
 use crate::clock;
-use crate::container::{Containers, Places};
+use crate::container::{Containers, Places, share};
+use crate::disks;
 use crate::error::Error;
 use crate::power;
 use crate::reaper::Reaper;
@@ -9,20 +10,15 @@ use crate::streams::Streams;
 use crate::transport::Listener;
 use async_trait::async_trait;
 use bulkhead_agent_protocol::agent::{
-    ContainerRequest, CreateContainerRequest, Empty, EventResponse, ExecRequest, HelloRequest, HelloResponse,
-    PidsResponse, ProcessRequest, ProcessResponse, ResizePtyRequest, SetFrozenRequest, SignalRequest, StatsResponse,
-    SyncClockRequest, SyncClockResponse, WaitResponse,
+    ContainerRequest, CreateContainerRequest, DiskRequest, Empty, EventResponse, ExecRequest, HelloRequest,
+    HelloResponse, PidsResponse, ProcessRequest, ProcessResponse, ResizePtyRequest, SetFrozenRequest, SignalRequest,
+    StatsResponse, SyncClockRequest, SyncClockResponse, WaitResponse,
 };
 use bulkhead_agent_protocol::agent_ttrpc;
 use std::sync::Arc;
 use ttrpc::r#async::TtrpcContext;
 
 type Answer<T> = ttrpc::Result<T>;
-
-/// What makes the kernel drop caches (Documentation/admin-guide/sysctl/vm.rst), and which: dentries and inodes. One of the share that
-/// is dropped takes its cached contents along.
-const DROP_CACHES: &str = "/proc/sys/vm/drop_caches";
-const NAMES_AND_FILES: &str = "2";
 
 /// Serves the protocol for one pod.
 pub struct Service {
@@ -139,11 +135,19 @@ impl agent_ttrpc::Agent for Service {
 
     async fn forget_files(&self, _: &TtrpcContext, _: Empty) -> Answer<Empty> {
         // It goes through all that is cached, and only a thread can wait for that.
-        let dropped = tokio::task::spawn_blocking(|| std::fs::write(DROP_CACHES, NAMES_AND_FILES)).await;
+        let dropped = tokio::task::spawn_blocking(share::forget_unused).await;
         dropped
             .map_err(std::io::Error::other)
             .flatten()
             .map_err(|error| Error::internal("cannot make the guest's kernel forget files", &error))?;
+        Ok(Empty::default())
+    }
+
+    async fn let_go_disk(&self, _: &TtrpcContext, request: DiskRequest) -> Answer<Empty> {
+        let slot = request.slot;
+        let done = tokio::task::spawn_blocking(move || disks::let_go(slot)).await;
+        let failed = |error: &dyn std::error::Error| Error::internal("cannot let a disk go", error);
+        done.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
         Ok(Empty::default())
     }
 

@@ -197,23 +197,87 @@ pub fn load_seccomp_filter(program: &[libc::sock_filter], flags: libc::c_ulong) 
     }
 }
 
-/// Sets flags of the file system that is mounted at `path`, such as "sync", and leaves all others (fspick(2), fsconfig(2)).
+/// Sets flags of the file system that is mounted at `path`, such as "sync", and leaves all others.
 pub fn set_file_system_flags(path: &Path, flags: &[&str]) -> nix::Result<()> {
-    let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
-    // SAFETY: `path` is a terminated string that outlives the call.
-    let fd = unsafe { libc::syscall(libc::SYS_fspick, libc::AT_FDCWD, path.as_ptr(), libc::FSPICK_CLOEXEC) };
-    // SAFETY: the kernel has just returned this descriptor to us alone.
-    let context = unsafe { OwnedFd::from_raw_fd(Errno::result(fd)? as i32) };
-    let configure = |command: libc::c_uint, key: *const libc::c_char| {
-        // SAFETY: `key` is null or a terminated string that outlives the call; these commands take no value.
-        let done = unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), command, key, 0, 0) };
-        Errno::result(done).map(drop)
-    };
+    let context = FileSystem::mounted_at(path)?;
     for flag in flags {
-        let flag = CString::new(*flag).map_err(|_| Errno::EINVAL)?;
-        configure(libc::FSCONFIG_SET_FLAG, flag.as_ptr())?;
+        context.set(flag)?;
     }
-    configure(libc::FSCONFIG_CMD_RECONFIGURE, std::ptr::null())
+    context.command(libc::FSCONFIG_CMD_RECONFIGURE)
+}
+
+/// Mounts a file system of type `kind` from the device node `disk`. `options`: its own, such as "ro" or "data=ordered".
+pub fn mount_disk(disk: &Path, kind: &str, options: &[&str], place: &Path) -> nix::Result<()> {
+    let context = FileSystem::new(kind)?;
+    context.set_to("source", disk.as_os_str().as_bytes())?;
+    for option in options {
+        match option.split_once('=') {
+            Some((key, value)) => context.set_to(key, value.as_bytes())?,
+            None => context.set(option)?,
+        }
+    }
+    context.command(libc::FSCONFIG_CMD_CREATE)?;
+    // SAFETY: takes integers only.
+    let mount = unsafe { libc::syscall(libc::SYS_fsmount, context.0.as_raw_fd(), libc::FSMOUNT_CLOEXEC, 0) };
+    let mount = descriptor(mount)?;
+    let (empty, place) = (c"", terminated(place.as_os_str().as_bytes())?);
+    let (from, to) = (empty.as_ptr(), place.as_ptr());
+    let flags = libc::MOVE_MOUNT_F_EMPTY_PATH;
+    // SAFETY: both are terminated strings that outlive the call.
+    let moved = unsafe { libc::syscall(libc::SYS_move_mount, mount.as_raw_fd(), from, libc::AT_FDCWD, to, flags) };
+    Errno::result(moved).map(drop)
+}
+
+/// A file system that is being configured (fsopen(2), fspick(2), fsconfig(2)).
+struct FileSystem(OwnedFd);
+
+impl FileSystem {
+    fn new(kind: &str) -> nix::Result<FileSystem> {
+        let kind = terminated(kind.as_bytes())?;
+        // SAFETY: `kind` is a terminated string that outlives the call.
+        let fd = unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), libc::FSOPEN_CLOEXEC) };
+        descriptor(fd).map(FileSystem)
+    }
+
+    fn mounted_at(path: &Path) -> nix::Result<FileSystem> {
+        let path = terminated(path.as_os_str().as_bytes())?;
+        // SAFETY: `path` is a terminated string that outlives the call.
+        let fd = unsafe { libc::syscall(libc::SYS_fspick, libc::AT_FDCWD, path.as_ptr(), libc::FSPICK_CLOEXEC) };
+        descriptor(fd).map(FileSystem)
+    }
+
+    fn set(&self, flag: &str) -> nix::Result<()> {
+        self.configure(libc::FSCONFIG_SET_FLAG, Some(flag), None)
+    }
+
+    fn set_to(&self, key: &str, value: &[u8]) -> nix::Result<()> {
+        self.configure(libc::FSCONFIG_SET_STRING, Some(key), Some(value))
+    }
+
+    fn command(&self, command: libc::c_uint) -> nix::Result<()> {
+        self.configure(command, None, None)
+    }
+
+    fn configure(&self, command: libc::c_uint, key: Option<&str>, value: Option<&[u8]>) -> nix::Result<()> {
+        let key = key.map(|key| terminated(key.as_bytes())).transpose()?;
+        let value = value.map(terminated).transpose()?;
+        let pointer = |text: &Option<CString>| text.as_ref().map_or(std::ptr::null(), |text| text.as_ptr());
+        let (key, value) = (pointer(&key), pointer(&value));
+        // SAFETY: both are null or terminated strings that outlive the call.
+        let done = unsafe { libc::syscall(libc::SYS_fsconfig, self.0.as_raw_fd(), command, key, value, 0) };
+        Errno::result(done).map(drop)
+    }
+}
+
+fn terminated(text: &[u8]) -> nix::Result<CString> {
+    CString::new(text).map_err(|_| Errno::EINVAL)
+}
+
+/// What a call that gives a descriptor has returned.
+fn descriptor(returned: libc::c_long) -> nix::Result<OwnedFd> {
+    let fd = Errno::result(returned)?;
+    // SAFETY: the kernel has just returned this descriptor to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
 /// `struct bpf_insn` of linux/bpf.h.

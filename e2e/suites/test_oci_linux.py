@@ -4,9 +4,11 @@ import pytest
 
 from harness.answers import Case, Differs
 from harness.facts import Fact, each_fact, each_group
-from harness.oci import ROOT, Spec, all_of, container, mount, refused
+from harness.oci import ROOT, Spec, added, all_of, container, mount, refused
 
-CGROUP = all_of('.linux.namespaces += [{type: "cgroup"}]', mount("/sys/fs/cgroup", "cgroup", "cgroup", "ro"))
+OWN_CGROUP = '.linux.namespaces += [{type: "cgroup"}]'
+CGROUP = all_of(OWN_CGROUP, mount("/sys/fs/cgroup", "cgroup", "cgroup", "ro"))
+OTHER_TIME = '.linux.namespaces += [{type: "time"}] | .linux.timeOffsets = {boottime: {secs: 200000000, nanosecs: 0}, monotonic: {secs: 5, nanosecs: 0}}'
 
 
 def node(path, kind, major, minor, mode=0o600, owner=(0, 0)):
@@ -58,7 +60,7 @@ BOUNDS = Spec(
         '.linux.sysctl = {"kernel.shmmax": "1000000", "kernel.sem": "100 200 30 40", "fs.mqueue.msg_max": "20", "net.ipv4.ip_forward": "1", "net.core.somaxconn": "777", "net/ipv4/conf/lo/forwarding": "1", "net.ipv4.ping_group_range": "0 5"}',
         '.linux.maskedPaths += ["/etc/passwd", "/tmp", "/no/such"]',
         '.linux.readonlyPaths += ["/etc", "/no/such"]',
-        '.linux.namespaces += [{type: "time"}] | .linux.timeOffsets = {boottime: {secs: 200000000, nanosecs: 0}, monotonic: {secs: 5, nanosecs: 0}}',
+        OTHER_TIME,
         '.process.capabilities |= map_values(. + ["CAP_MKNOD"])',
     ),
 )
@@ -184,6 +186,16 @@ CASES = (
     refused("block-io-device-missing", ".linux.resources.blockIO = {throttleReadBpsDevice: [{major: 240, minor: 99, rate: 1048576}]}", "io.max", "240:99|[Nn]o such device"),
     container("user-namespace-with-sysfs", "ls -d /sys/kernel; touch /sys/x", '.linux.namespaces += [{type: "user"}] | .linux.uidMappings = [{containerID: 0, hostID: 10000, size: 1000}] | .linux.gidMappings = [{containerID: 0, hostID: 10000, size: 1000}]', before="chown -hR 10000:10000 $W/root", status=1, stdout="/sys/kernel", complains=("Read-only file system|Permission denied",)),
     container("read-only-path-stays-executable", "/bin/busybox echo it runs; echo x >>/bin/busybox", '.linux.readonlyPaths += ["/bin/busybox"]', status=1, stdout="it runs", complains=("Read-only file system|Text file busy",)),
+    added(
+        "process-added-where-groups-are-nested",
+        "cat /proc/self/cgroup",
+        all_of(OWN_CGROUP, mount("/sys/fs/cgroup", "cgroup", "cgroup", "rw")),
+        first="cd /sys/fs/cgroup && mkdir inner && echo 1 >inner/cgroup.procs && echo +pids >cgroup.subtree_control",
+        stdout="0::/inner\n-> 0",
+    ),
+    added("process-added-to-a-time-namespace", "cut -d. -f1 /proc/uptime | awk '{print ($1 > 200000000)}'", OTHER_TIME, stdout="1\n-> 0"),
+    refused("swap-without-a-limit", ".linux.resources.memory = {swap: 1000000}", "swap"),
+    refused("swap-below-the-limit", ".linux.resources.memory = {limit: 50000000, swap: 1000000}", "swap"),
     refused("unified-key-unknown", '.linux.resources.unified = {"no.such.key": "1"}', "no.such.key"),
     refused("unified-key-leads-out", '.linux.resources.unified = {"../pids.max": "max"}', "../pids.max"),
     refused("kernel-parameter-unknown", '.linux.sysctl = {"net.no.such": "1"}', "no.such|no/such"),

@@ -102,6 +102,7 @@ CASES = (
     container("mount-onto-a-dangling-link", "cat /outside", mount("/link", "bind", "$w/root/etc/passwd", "bind"), before="ln -s /outside $W/root/link", says=("^root:x",)),
     container("mount-place-with-dots", "cat /dotted/passwd", mount("/x/../dotted", "bind", "$w/root/etc", "bind"), says=("^root:x",)),
     refused("mount-bind-with-an-unknown-option", mount("/m", "bind", "$w/root/etc", "bind", "no-such-option"), "/m", "no-such-option"),
+    container("mount-of-dev-read-only", "touch /dev/x; echo x >/dev/null && echo written", '(.mounts[] | select(.destination == "/dev") | .options) += ["ro"]', stdout="written", complains=("Read-only file system",)),
     container("mount-copies-up", "ls /etc; echo more >/etc/more; cat /etc/passwd", mount("/etc", "tmpfs", "tmpfs", "tmpcopyup"), says=("^passwd\nroot:x",)),
     container("mount-follows-no-links", "ln -s given /n/link; cat /n/link", mount("/n", "tmpfs", "tmpfs", "nosymfollow"), status=1, complains=("Too many|symbolic",)),
     container("mount-flags-of-the-file-system", "awk '$2 == \"/s\" {print $4}' /proc/self/mounts | grep -oE '(^|,)(sync|dirsync|lazytime)' | tr -d ,", mount("/s", "tmpfs", "tmpfs", "sync", "dirsync", "lazytime"), stdout="sync\ndirsync\nlazytime"),

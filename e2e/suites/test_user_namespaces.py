@@ -62,6 +62,7 @@ CASES = (
         complains=("70000",),
     ),
     container("user-namespace-from-a-specification", "id -u; stat -c '%u %g' /bin/busybox /sys; ls -d /sys/kernel; touch /x; stat -c '%u %g' /x", NAMESPACE, before=OWNED, after="stat -c '%u %g' $W/root/x", stdout="0\n0 0\n65534 65534\n/sys/kernel\n0 0\n100000 100000"),
+    container("user-namespace-makes-the-working-directory", "pwd; stat -c '%u %g' . ..; touch x && echo written", all_of(NAMESPACE, '.process.cwd = "/made/deep"'), before=OWNED, stdout="/made/deep\n0 0\n0 0\nwritten"),
     container("user-namespace-without-mappings", "echo ran", '.linux.namespaces += [{type: "user"}]', status=1, stdout="", complains=("[mM]appings|mapping",)),
     container("mount-with-mappings", SEEN, all_of(NAMESPACE, mapped("/v", "v", 100000, "bind")), before=OWNED, after=ON_DISK, stdout="0 0\n5 6\n7 8\n65535 0\ngiven 7 8\nmade 0 0\ntheirs 65535 0"),
     container("mount-shifted-recursively", SEEN, all_of(NAMESPACE, mapped("/v", "v", 100000, "rbind", "ridmap")), before=OWNED, after=ON_DISK, stdout="0 0\n5 6\n7 8\n65535 0\ngiven 7 8\nmade 0 0\ntheirs 65535 0"),

@@ -68,7 +68,14 @@ impl Agent {
         Ok((cut(&answer.agent_version, 100), cut(&answer.kernel_release, 100)))
     }
 
-    pub(crate) async fn create(&self, container: &str, spec: GuestSpec, io: ProcessIo) -> Result<u32> {
+    /// `disks`: those that were plugged for it.
+    pub(crate) async fn create(
+        &self,
+        container: &str,
+        spec: GuestSpec,
+        io: ProcessIo,
+        disks: Vec<message::Disk>,
+    ) -> Result<u32> {
         let (with, kinds) = spec.shared.map_or_else(Default::default, |s| (s.with, s.kinds));
         let request = message::CreateContainerRequest {
             container_id: container.to_owned(),
@@ -76,6 +83,7 @@ impl Agent {
             stdio: Some(stdio(io)).into(),
             share_namespaces_with: with,
             shared_namespaces: kinds,
+            disks,
             ..Default::default()
         };
         let answer = within(
@@ -192,6 +200,16 @@ impl Agent {
             .next_event(Context::default(), &message::Empty::default())
             .await;
         Ok(cut(&answer.map_err(|e| failed("NextEvent", e))?.oom_container_id, 256))
+    }
+
+    /// Has the guest give a disk up, which can then be unplugged.
+    pub(crate) async fn let_go_disk(&self, slot: u8) -> Result<()> {
+        let request = message::DiskRequest {
+            slot: slot.into(),
+            ..Default::default()
+        };
+        within(SLOW, "LetGoDisk", self.client.let_go_disk(Context::default(), &request)).await?;
+        Ok(())
     }
 
     /// Makes the guest forget the files that nobody uses.

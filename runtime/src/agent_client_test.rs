@@ -139,7 +139,7 @@ async fn streams_are_named_and_a_status_is_a_byte() {
         },
         size: (80, 24),
     };
-    assert_eq!(agent.create("c", spec, io).await.unwrap(), 77);
+    assert_eq!(agent.create("c", spec, io, Vec::new()).await.unwrap(), 77);
     assert_eq!(agent.wait("c", "").await.unwrap(), 3);
 }
 

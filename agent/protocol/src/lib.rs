@@ -34,3 +34,8 @@ pub const SHARE_TAG: &str = "share";
 
 /// Largest ttrpc message, bytes (the protocol's own bound). Specs that do not fit are refused before they are sent.
 pub const MAX_MESSAGE: usize = 4 << 20;
+
+/// Where the guest has a node of the disk in this PCI slot; mounts of a spec name it as their source.
+pub fn disk_path(slot: u32) -> String {
+    format!("/dev/bulkhead/disk{slot}")
+}

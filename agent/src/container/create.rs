@@ -45,6 +45,8 @@ pub struct Request {
     pub terminal: Option<TerminalSize>,
     /// Kernel parameters of the guest's network.
     pub network_sysctls: HashMap<String, String>,
+    /// Nodes of the disks that were plugged for it, which mounts may have as their source.
+    pub disks: Vec<PathBuf>,
 }
 
 /// What the helper leaves to the agent.
@@ -83,6 +85,7 @@ pub fn run(mut request: Request) -> Outcome {
     // Before the mounts get their true places: it compares them as they are written.
     prepare_cwd(&request.spec, &rootfs)?;
     let unfinished = mounts::prepare(&mut request.spec, &rootfs)?;
+    mounts::mount_disks(&mut request.spec, &request.disks, &request.directory)?;
     mounts::lend_file_systems(&mut request.spec, &request.directory)?;
     let user_namespace = user_namespace::make(&mut request.spec)?;
     if let Some(process) = request.spec.process() {

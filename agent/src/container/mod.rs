@@ -18,16 +18,17 @@ mod program;
 mod restrictions;
 mod rlimits;
 mod seccomp;
-mod share;
+pub mod share;
 mod spec;
 mod stream_owner;
 mod user_namespace;
 
+use crate::disks;
 use crate::error::{Error, Kind, Result};
 use crate::reaper::{Reaper, ended};
 use crate::stdio;
 use crate::streams::Streams;
-use bulkhead_agent_protocol::{SHARE_MOUNT, agent};
+use bulkhead_agent_protocol::{SHARE_MOUNT, agent, disk_path};
 use cgroup::Cgroup;
 use helper::{Request, TerminalSize};
 use nix::libc;
@@ -96,6 +97,17 @@ fn check_id(what: &str, id: &str) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+async fn find_disks(request: &agent::CreateContainerRequest) -> Result<Vec<disks::Translation>> {
+    let wanted = request.disks.clone();
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let failed =
+        |error: &dyn std::error::Error| Error::internal(format!("container {:?}", request.container_id), error);
+    let found = tokio::task::spawn_blocking(move || disks::find(&wanted)).await;
+    found.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
 }
 
 fn terminal_size(stdio: &agent::Stdio) -> Option<TerminalSize> {
@@ -183,7 +195,8 @@ impl Containers {
 
     async fn make(&self, request: &agent::CreateContainerRequest) -> Result<Arc<Container>> {
         let id = request.container_id.as_str();
-        let parsed = spec::parse(&request.spec)?;
+        let mut parsed = spec::parse(&request.spec)?;
+        disks::rename(&mut parsed, &find_disks(request).await?);
         let sharer;
         let joined = match request.share_namespaces_with.as_str() {
             "" => None,
@@ -241,6 +254,7 @@ impl Containers {
             directory: directory.to_owned(),
             terminal: terminal_size(&request.stdio),
             network_sysctls: adapted.network_sysctls,
+            disks: request.disks.iter().map(|disk| disk_path(disk.slot).into()).collect(),
         }));
         let mut started = helper::run(&self.places.program, &self.reaper, &helper_request, ends).await?;
         let attached = prepared

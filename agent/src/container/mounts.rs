@@ -189,6 +189,43 @@ pub fn lend_file_systems(spec: &mut Spec, directory: &Path) -> Result<(), String
     Ok(())
 }
 
+/// Mounts of `disks` are made here, below `directory`, in the calling process's mount namespace, and bound from there: a container's init is in the
+/// container's cgroup, whose device filter knows only what processes may open, and libcontainer mounts for writing first.
+pub fn mount_disks(spec: &mut Spec, disks: &[PathBuf], directory: &Path) -> Result<(), String> {
+    let of_disk = |mount: &&mut Mount| mount.source().as_ref().is_some_and(|source| disks.contains(source));
+    let mounts = spec.mounts_mut().iter_mut().flatten();
+    for (number, own) in mounts.filter(of_disk).enumerate() {
+        let (disk, place) = (
+            own.source().clone().unwrap_or_default(),
+            directory.join(format!("disk{number}")),
+        );
+        let kind = own.typ().clone().unwrap_or_default();
+        let is_own = |option: &&String| option.as_str() == "ro" || !BIND_OPTIONS.contains(&option.as_str());
+        let options = own.options().clone().unwrap_or_default();
+        let own_options: Vec<&str> = options.iter().filter(is_own).map(String::as_str).collect();
+        let make = || -> io::Result<()> {
+            std::fs::create_dir_all(&place)?;
+            Ok(sys::mount_disk(&disk, &kind, &own_options, &place)?)
+        };
+        make().map_err(|error| {
+            format!(
+                "error mounting to rootfs at {:?}: cannot mount its disk as {kind:?}: {error}",
+                own.destination()
+            )
+        })?;
+        let mut options: Vec<String> = options
+            .iter()
+            .filter(|o| BIND_OPTIONS.contains(&o.as_str()))
+            .cloned()
+            .collect();
+        options.push("bind".to_owned());
+        own.set_typ(Some("bind".to_owned()))
+            .set_source(Some(place))
+            .set_options(Some(options));
+    }
+    Ok(())
+}
+
 /// A mount of the spec that others may lie in.
 struct Earlier {
     place: PathBuf,

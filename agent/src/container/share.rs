@@ -10,8 +10,14 @@ use std::time::Duration;
 /// How long it may take: a host file system that does not answer keeps what was written and not sent yet.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// drop_caches (kernel, admin-guide/sysctl/vm): unused directory entries and inodes, without a line in the log.
+/// drop_caches (kernel, admin-guide/sysctl/vm): unused directory entries and inodes, without a line in the log. An inode of the share
+/// takes its cached contents along.
 const ENTRIES_QUIETLY: &str = "6";
+
+/// Makes the kernel forget the entries and inodes that nobody uses. Goes through all that is cached; blocks.
+pub fn forget_unused() -> std::io::Result<()> {
+    std::fs::write("/proc/sys/vm/drop_caches", ENTRIES_QUIETLY)
+}
 
 /// Unmounts everything below `folder` and has the kernel forget the entries of the mount points. Nothing is there for a
 /// container without mounts of its own.
@@ -22,7 +28,7 @@ pub async fn forget(folder: PathBuf) {
             umount2(mount, MntFlags::MNT_DETACH)?;
         }
         if !mounts.is_empty() {
-            std::fs::write("/proc/sys/vm/drop_caches", ENTRIES_QUIETLY)?;
+            forget_unused()?;
         }
         std::io::Result::Ok(())
     });

@@ -24,14 +24,20 @@ spec() {
 """
 
 
-def _script(inside, edit, before):
-    return f"{ROOT}\n{before}\nexport SCRIPT=$(cat <<'END-OF-SCRIPT'\n{inside}\nEND-OF-SCRIPT\n)\nspec {shlex.quote(edit)}\nrun --config $W/spec.json $ID"
+def _script(inside, edit, before, start="run"):
+    return f"{ROOT}\n{before}\nexport SCRIPT=$(cat <<'END-OF-SCRIPT'\n{inside}\nEND-OF-SCRIPT\n)\nspec {shlex.quote(edit)}\n{start} --config $W/spec.json $ID"
 
 
 def container(name, script, edit=".", before=":", after="", **expected):
     """A case that runs script in a container whose specification is changed by edit; before and after run on the host."""
     ending = f"\nstatus=$?\n{after}\nexit $status" if after else ""
     return answers.Case(f"oci-{name}", _script(script, edit, before) + ending, **expected)
+
+
+def added(name, script, edit, first="true", **expected):
+    """A case that runs script in a process that is added to a container, which has run the command `first` before."""
+    added_process = f"ctr task exec --exec-id added $ID sh -c {shlex.quote(script)}; echo \"-> $?\"; ctr task kill -s KILL $ID; finish >/dev/null"
+    return answers.Case(f"oci-{name}", _script(f"{first}; echo ready; exec sleep 1000", edit, ":", "begin") + f"\n{added_process}", **expected)
 
 
 def refused(name, edit, *words, before=":", after="", **expected):

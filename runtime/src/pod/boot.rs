@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::calls::Pod;
 use super::container::Prepared;
+use super::disks::Plugged;
 use super::machine::Ground;
 use super::numbers::Numbers;
 use super::process::KILLED;
@@ -204,6 +205,7 @@ pub(super) fn assemble(vmm: Vmm, agent: Agent, undo: Undo, parts: Parts) -> Boot
         id: parts.spec.id,
         share: parts.share,
         identity: parts.identity,
+        disks: Plugged::default(),
         vmm,
         agent,
         containers: Mutex::new(BTreeMap::new()),

@@ -12,6 +12,7 @@ use tokio::task::AbortHandle;
 
 use super::boot::{self, end_within};
 use super::container::{Container, Prepared};
+use super::disks::Plugged;
 use super::numbers::{Numbers, foreign};
 use super::process::{KILLED, Process};
 use super::types::{ContainerSpec, Exit, PidInfo, PodEvent, PodSpec, ProcessState, Status, StdioPaths};
@@ -43,6 +44,7 @@ pub struct Pod {
     pub(super) id: ContainerId,
     pub(super) share: PathBuf,
     pub(super) identity: Arc<Identity>,
+    pub(super) disks: Plugged,
     pub(super) vmm: Vmm,
     pub(super) agent: Agent,
     /// `None`: the id is taken by a creation that is under way.
@@ -457,6 +459,7 @@ impl Pod {
             drop(process.take_streams());
             self.numbers().give_back(process.pid());
         }
+        self.give_back_disks(&container.disks).await;
         // What cannot be removed is in the log; the container is gone all the same, and the pod's end tries again.
         let _ = container.take_undo().run_async().await;
         self.map().remove(container.id.as_str());

@@ -7,10 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bulkhead_agent_protocol::STREAM_PORT;
+use bulkhead_agent_protocol::agent::Disk;
 use bulkhead_vmm_control::{OWN_ROOTFS, READY_ROOTFS};
 use serde_json::Value;
 
 use super::calls::{Pod, Reservation, SIGKILL};
+use super::disks::{self, OpenDisk};
 use super::hooks::Hooks;
 use super::machine::set_oom_score;
 use super::process::{KILLED, Process};
@@ -87,6 +89,7 @@ struct Mounted {
     names: Vec<(String, String)>,
     /// Who they can belong to, where a process that is added later could be somebody else.
     owners: Option<FileMap>,
+    disks: Vec<OpenDisk>,
 }
 
 /// Takes the spec out of `container`.
@@ -129,6 +132,7 @@ fn mount(
         files.tried().clear();
     }
     Ok(Mounted {
+        disks: disks::open(&spec).map_err(named)?,
         spec,
         names,
         // Behind a user namespace the guest's kernel says which there are.
@@ -148,6 +152,8 @@ pub(super) struct Container {
     owners: Option<FileMap>,
     /// Path of the user namespace that its specification has.
     user_namespace: Option<String>,
+    /// Block devices of the host that are plugged for it.
+    pub(super) disks: Vec<Disk>,
     execs: Mutex<BTreeMap<String, Exec>>,
     undo: Mutex<Undo>,
 }
@@ -279,6 +285,21 @@ impl Pod {
     }
 
     async fn create_in_guest(&self, prepared: &mut Prepared, reservation: &Reservation<'_>) -> Result<Container> {
+        let wanted = std::mem::take(&mut prepared.mounted.disks);
+        let disks = self.take_disks(wanted, &mut prepared.mounted.spec).await?;
+        let created = self.create_with(prepared, reservation, disks.clone()).await;
+        if created.is_err() {
+            self.give_back_disks(&disks).await;
+        }
+        created
+    }
+
+    async fn create_with(
+        &self,
+        prepared: &mut Prepared,
+        reservation: &Reservation<'_>,
+        disks: Vec<Disk>,
+    ) -> Result<Container> {
         let id = prepared.id.clone();
         let spec = std::mem::take(&mut prepared.mounted.spec);
         let hooks = Hooks::of(&spec, id.as_str(), &prepared.bundle)?;
@@ -305,7 +326,7 @@ impl Pod {
             let (io, streams) = self.open_streams(&init).await?;
             let guest_pid = self
                 .vmm
-                .unless_ended(self.agent.create(id.as_str(), guest_spec, io))
+                .unless_ended(self.agent.create(id.as_str(), guest_spec, io, disks.clone()))
                 .await?;
             Ok((guest_pid, streams))
         };
@@ -333,6 +354,7 @@ impl Pod {
             oom_score_adj: score.filter(|_| !sandbox),
             owners: prepared.mounted.owners.take(),
             user_namespace,
+            disks,
             execs: Mutex::new(BTreeMap::new()),
             undo: Mutex::new(Undo::default()),
             id,

@@ -10,6 +10,7 @@
 mod boot;
 mod calls;
 mod container;
+mod disks;
 mod hooks;
 mod machine;
 mod numbers;

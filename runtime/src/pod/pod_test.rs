@@ -86,6 +86,7 @@ impl Fake {
             oom_score_adj: None,
             owners: None,
             user_namespace: None,
+            disks: Vec::new(),
             execs: Mutex::default(),
             undo: Mutex::default(),
             id,

@@ -1,5 +1,11 @@
-//! Device nodes in a spec: those that mean the same in every Linux reach the guest, the host's own hardware does not.
+//! Device nodes in a spec: those that mean the same in every Linux reach the guest, and block devices are plugged into it; of the host's
+//! other hardware it gets nothing.
 
+use std::fmt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+use nix::sys::stat::{major, minor};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
@@ -21,8 +27,132 @@ const EVERYWHERE: [(&str, u64, u64); 12] = [
     ("c", 10, 237),
 ];
 
+/// A block device of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct BlockDevice {
+    /// Which driver's.
+    pub(crate) major: u32,
+    /// Which of that driver's.
+    pub(crate) minor: u32,
+}
+
+impl BlockDevice {
+    /// From a node's `st_rdev`.
+    pub(crate) fn of(rdev: u64) -> BlockDevice {
+        // Neither has more than 32 bits in any kernel.
+        let number = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        BlockDevice {
+            major: number(major(rdev)),
+            minor: number(minor(rdev)),
+        }
+    }
+}
+
+impl fmt::Display for BlockDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.major, self.minor)
+    }
+}
+
+/// What a container wants of a block device.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct WantedDisk {
+    pub(crate) device: BlockDevice,
+    /// Nothing lets the container write.
+    pub(crate) read_only: bool,
+    /// Which of the spec's mounts have it as their source.
+    pub(crate) mounts: Vec<usize>,
+}
+
+/// The block devices that a spec names, each once: nodes, except a privileged container's, which lists all that the host has, and sources
+/// of mounts. Looks at the host's files; blocks.
+pub(crate) fn wanted_disks(spec: &Value) -> Vec<WantedDisk> {
+    let mut wanted: Vec<WantedDisk> = Vec::new();
+    let mut want = |device, read_only, mount: Option<usize>| match wanted.iter_mut().find(|disk| disk.device == device)
+    {
+        Some(disk) => {
+            disk.read_only &= read_only;
+            disk.mounts.extend(mount);
+        }
+        None => wanted.push(WantedDisk {
+            device,
+            read_only,
+            mounts: mount.into_iter().collect(),
+        }),
+    };
+    let linux = spec.get("linux").and_then(Value::as_object);
+    if let Some(linux) = linux.filter(|linux| !allows_all(linux)) {
+        let nodes = linux.get("devices").and_then(Value::as_array).into_iter().flatten();
+        for device in nodes.filter_map(block_device) {
+            want(device, !may_write(linux, device), None);
+        }
+    }
+    let mounts = spec.get("mounts").and_then(Value::as_array).into_iter().flatten();
+    for (number, mount) in mounts.enumerate() {
+        if let Some(device) = source_device(mount) {
+            want(device, has_option(mount, "ro"), Some(number));
+        }
+    }
+    wanted
+}
+
+fn block_device(node: &Value) -> Option<BlockDevice> {
+    let number = |key| {
+        node.get(key)
+            .and_then(Value::as_u64)
+            .and_then(|n| u32::try_from(n).ok())
+    };
+    let is_block = node.get("type").and_then(Value::as_str) == Some("b");
+    is_block.then_some(BlockDevice {
+        major: number("major")?,
+        minor: number("minor")?,
+    })
+}
+
+fn has_option(mount: &Value, option: &str) -> bool {
+    let options = mount.get("options").and_then(Value::as_array).into_iter().flatten();
+    options.into_iter().any(|o| o.as_str() == Some(option))
+}
+
+/// The device that a mount of a real file system is made from.
+fn source_device(mount: &Value) -> Option<BlockDevice> {
+    let bound = mount.get("type").and_then(Value::as_str) == Some("bind");
+    if bound || has_option(mount, "bind") || has_option(mount, "rbind") {
+        return None;
+    }
+    let source = Path::new(mount.get("source")?.as_str()?);
+    let node = source.is_absolute().then(|| std::fs::metadata(source).ok()).flatten()?;
+    node.file_type().is_block_device().then(|| BlockDevice::of(node.rdev()))
+}
+
+/// Whether a rule of the device cgroup lets the container write to it; the last one that fits counts.
+fn may_write(linux: &Map<String, Value>, device: BlockDevice) -> bool {
+    let rules = linux
+        .get("resources")
+        .and_then(|r| r.get("devices"))
+        .and_then(Value::as_array);
+    let mut rules = rules.into_iter().flatten().rev();
+    let fits = |rule: &&Value| {
+        let number = |key, ours: u32| {
+            rule.get(key)
+                .and_then(Value::as_i64)
+                .is_none_or(|n| n < 0 || n == i64::from(ours))
+        };
+        let kind = rule.get("type").and_then(Value::as_str).unwrap_or("a");
+        matches!(kind, "a" | "" | "b") && number("major", device.major) && number("minor", device.minor)
+    };
+    let writes = |rule: &Value| {
+        rule.get("access")
+            .and_then(Value::as_str)
+            .is_none_or(|access| access.contains('w'))
+    };
+    rules
+        .find(fits)
+        .is_some_and(|rule| rule.get("allow").and_then(Value::as_bool) == Some(true) && writes(rule))
+}
+
 /// Drops nodes of host hardware from a privileged container's list (it names all there are); refuses them where somebody asked
-/// for just that device.
+/// for just that device and cannot be given it.
 pub(super) fn keep_meaningful(linux: &mut Map<String, Value>, id: &ContainerId) -> Result<()> {
     let privileged = allows_all(linux);
     let Some(devices) = linux.get_mut("devices").and_then(Value::as_array_mut) else {
@@ -31,7 +161,7 @@ pub(super) fn keep_meaningful(linux: &mut Map<String, Value>, id: &ContainerId) 
     let before = devices.len();
     let mut refused = None;
     devices.retain(|device| {
-        let keep = is_everywhere(device);
+        let keep = is_everywhere(device) || (!privileged && block_device(device).is_some());
         if !keep && refused.is_none() {
             refused = Some(describe(device));
         }
@@ -91,3 +221,7 @@ fn describe(device: &Value) -> String {
     };
     format!("{path} ({}:{})", number("major"), number("minor"))
 }
+
+#[cfg(test)]
+#[path = "devices_test.rs"]
+mod devices_test;

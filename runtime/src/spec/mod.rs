@@ -13,6 +13,7 @@ use std::path::Path;
 use bulkhead_agent_protocol::{MAX_MESSAGE, SHARE_MOUNT};
 use serde_json::{Map, Value};
 
+pub(crate) use devices::{BlockDevice, WantedDisk, wanted_disks};
 pub(crate) use namespaces::{SharedNamespaces, in_user_namespace, user_namespace};
 
 use crate::error::{Error, Result};

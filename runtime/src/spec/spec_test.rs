@@ -182,17 +182,21 @@ fn the_hosts_namespaces_are_refused() {
 #[test]
 fn devices_go_by_their_meaning() {
     let harmless = json!({ "type": "c", "path": "/dev/null", "major": 1, "minor": 3 });
+    let hardware = json!({ "type": "c", "path": "/dev/ttyS0", "major": 4, "minor": 64 });
     let disk = json!({ "type": "b", "path": "/dev/sda", "major": 8, "minor": 0 });
     let error = for_guest(
-        spec(json!({ "devices": [harmless, disk] })),
+        spec(json!({ "devices": [harmless, disk, hardware] })),
         &id(),
         &nobody,
         HostLimits::OfThePod,
     )
     .unwrap_err();
-    assert!(error.to_string().contains("/dev/sda (8:0)"), "{error}");
-    let privileged =
-        json!({ "devices": [harmless, disk], "resources": { "devices": [{ "allow": true, "access": "rwm" }] } });
+    assert!(error.to_string().contains("/dev/ttyS0 (4:64)"), "{error}");
+    let kept = rewritten(spec(json!({ "devices": [harmless, disk] })));
+    assert_eq!(kept["linux"]["devices"], json!([harmless, disk]));
+    let privileged = json!({
+        "devices": [harmless, disk, hardware], "resources": { "devices": [{ "allow": true, "access": "rwm" }] },
+    });
     assert_eq!(rewritten(spec(privileged))["linux"]["devices"], json!([harmless]));
 }
 

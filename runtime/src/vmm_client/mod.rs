@@ -12,7 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bulkhead_vmm_control::{Reply, Request};
+use bulkhead_vmm_control::{DiskSpec, Reply, Request};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use process::Spawned;
@@ -149,6 +149,28 @@ impl Vmm {
         }
     }
 
+    /// Plugs a disk; gives its slot on the guest's PCI bus.
+    pub(crate) async fn attach_disk(&self, disk: DiskSpec, file: OwnedFd) -> Result<u8> {
+        match self
+            .request(Request::AttachDisk(disk), vec![file], ANSWER_TIMEOUT)
+            .await?
+        {
+            Reply::Attached { slot } => Ok(slot),
+            other => Err(unexpected("AttachDisk", &other)),
+        }
+    }
+
+    /// Unplugs a disk that the guest has let go.
+    pub(crate) async fn detach_disk(&self, id: String) -> Result<()> {
+        match self
+            .request(Request::DetachDisk { id }, Vec::new(), ANSWER_TIMEOUT)
+            .await?
+        {
+            Reply::Done => Ok(()),
+            other => Err(unexpected("DetachDisk", &other)),
+        }
+    }
+
     /// Waits until the guest remembers so many files that it should be made to forget some, which may be never. One caller at a time.
     pub(crate) async fn crowded(&self) -> Result<()> {
         match self.request(Request::AwaitCrowd, Vec::new(), FOR_EVER).await? {
@@ -161,6 +183,8 @@ impl Vmm {
         let what = match &request {
             Request::Connect { port } => format!("connecting to port {port} of the guest"),
             Request::AwaitCrowd => "waiting until the guest remembers too many files".to_owned(),
+            Request::AttachDisk(disk) => format!("plugging disk {}", disk.id),
+            Request::DetachDisk { id } => format!("unplugging disk {id}"),
             Request::PlaceIds { .. } => "giving ids of the guest their places in the monitor".to_owned(),
             _ => "a request to the microVM's monitor".to_owned(),
         };

@@ -1,0 +1,146 @@
+//! Block devices that the host plugs for containers: found by their slot on the PCI bus, and let go again.
+
+use bulkhead_agent_protocol::agent::Disk;
+use oci_spec::runtime::{LinuxDeviceType, Spec};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Where the kernel shows its devices.
+const SYSFS: &str = "/sys";
+/// How long the driver may take to find a device that is on the bus.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Numbers of a device node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Numbers {
+    major: i64,
+    minor: i64,
+}
+
+/// A disk by its host's numbers and its guest's.
+pub type Translation = (Numbers, Numbers);
+
+/// A disk that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("disk in slot {slot}: {what}")]
+pub struct DiskError {
+    slot: u32,
+    what: &'static str,
+    source: io::Error,
+}
+
+/// Looks for the disks on the bus and gives each a link, [`bulkhead_agent_protocol::disk_path`]. Blocks.
+pub fn find(disks: &[Disk]) -> Result<Vec<Translation>, DiskError> {
+    let rescanned = fs::write(Path::new(SYSFS).join("bus/pci/rescan"), "1");
+    let found = |disk: &Disk| {
+        let failed = |what| {
+            move |source| DiskError {
+                slot: disk.slot,
+                what,
+                source,
+            }
+        };
+        rescanned
+            .as_ref()
+            .map_err(|e| failed("cannot rescan the bus")(e.kind().into()))?;
+        let numbers = wait_for(Path::new(SYSFS), disk.slot).map_err(failed("the guest does not find it"))?;
+        link(disk.slot, numbers).map_err(failed("cannot make its device node"))?;
+        let theirs = Numbers {
+            major: disk.major.into(),
+            minor: disk.minor.into(),
+        };
+        Ok((theirs, numbers))
+    };
+    disks.iter().map(found).collect()
+}
+
+/// Takes the disk in `slot` from its driver, whoever still uses it, so that the host can unplug it. Twice is fine. Blocks.
+pub fn let_go(slot: u32) -> Result<(), DiskError> {
+    let failed = |source| DiskError {
+        slot,
+        what: "cannot be let go",
+        source,
+    };
+    let gone = |done: io::Result<()>| match done {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done.map_err(failed),
+    };
+    gone(fs::write(function(Path::new(SYSFS), slot).join("remove"), "1"))?;
+    gone(fs::remove_file(bulkhead_agent_protocol::disk_path(slot)))
+}
+
+fn function(sysfs: &Path, slot: u32) -> PathBuf {
+    sysfs.join(format!("bus/pci/devices/0000:00:{slot:02x}.0"))
+}
+
+fn wait_for(sysfs: &Path, slot: u32) -> io::Result<Numbers> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match numbers_of(&function(sysfs, slot)) {
+            Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(2)),
+            result => return result,
+        }
+    }
+}
+
+/// Of the disk behind a PCI function: FUNCTION/virtioN/block/NAME/dev holds "MAJOR:MINOR".
+fn numbers_of(function: &Path) -> io::Result<Numbers> {
+    let missing = || io::Error::from(io::ErrorKind::NotFound);
+    let begins_with = |folder: &Path, prefix: &str| -> io::Result<PathBuf> {
+        let mut entries = fs::read_dir(folder)?.flatten();
+        let found = entries.find(|entry| entry.file_name().to_string_lossy().starts_with(prefix));
+        Ok(found.ok_or_else(missing)?.path())
+    };
+    let disk = begins_with(&begins_with(function, "virtio")?.join("block"), "vd")?;
+    let text = fs::read_to_string(disk.join("dev"))?;
+    let (major, minor) = text.trim().split_once(':').ok_or_else(missing)?;
+    match (major.parse(), minor.parse()) {
+        (Ok(major), Ok(minor)) => Ok(Numbers { major, minor }),
+        _ => Err(missing()),
+    }
+}
+
+fn link(slot: u32, numbers: Numbers) -> io::Result<()> {
+    use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+    let path = PathBuf::from(bulkhead_agent_protocol::disk_path(slot));
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let device = makedev(numbers.major.unsigned_abs(), numbers.minor.unsigned_abs());
+    match mknod(&path, SFlag::S_IFBLK, Mode::S_IRUSR | Mode::S_IWUSR, device) {
+        Err(nix::Error::EEXIST) => Ok(()),
+        result => Ok(result?),
+    }
+}
+
+/// Puts the guest's numbers into a specification's nodes and rules for block devices.
+pub fn rename(spec: &mut Spec, disks: &[Translation]) {
+    let Some(linux) = spec.linux_mut() else { return };
+    let guest = |theirs: Numbers| disks.iter().find(|(host, _)| *host == theirs).map(|(_, guest)| *guest);
+    for device in linux.devices_mut().iter_mut().flatten() {
+        let theirs = Numbers {
+            major: device.major(),
+            minor: device.minor(),
+        };
+        if device.typ() == LinuxDeviceType::B
+            && let Some(ours) = guest(theirs)
+        {
+            device.set_major(ours.major).set_minor(ours.minor);
+        }
+    }
+    let Some(resources) = linux.resources_mut() else { return };
+    for rule in resources.devices_mut().iter_mut().flatten() {
+        if rule.typ() == Some(LinuxDeviceType::B)
+            && let (Some(major), Some(minor)) = (rule.major(), rule.minor())
+            && let Some(ours) = guest(Numbers { major, minor })
+        {
+            rule.set_major(Some(ours.major)).set_minor(Some(ours.minor));
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "disks_test.rs"]
+mod tests;

@@ -1,0 +1,79 @@
+"""Block devices of the host in containers: as nodes, as what is mounted, and given back afterwards."""
+
+import pytest
+
+from harness.answers import Case, Differs
+from harness.oci import all_of, container
+
+# $LOOP is a block device of 64 MiB with an ext4 file system, $MINOR its number; all of it goes with the case.
+DISK = """
+truncate -s 64M $W/image && mkfs.ext4 -q -O ^has_journal $W/image && LOOP=$(losetup -f --show $W/image) || exit 98
+trap 'losetup -d $LOOP' EXIT
+export LOOP MINOR=${LOOP#/dev/loop}
+"""
+NODE = '.linux.devices += [{path: "/dev/disk", type: "b", major: 7, minor: ($ENV.MINOR | tonumber), fileMode: 432, uid: 0, gid: 6}]'
+
+
+def rule(access):
+    return f'.linux.resources.devices += [{{allow: true, type: "b", major: 7, minor: ($ENV.MINOR | tonumber), access: "{access}"}}]'
+
+
+def mount(*options):
+    listed = ", ".join(f'"{option}"' for option in options)
+    return f'.mounts += [{{destination: "/m", type: "ext4", source: $ENV.LOOP, options: [{listed}]}}]'
+
+
+WRITE = "echo from the container | dd of=/dev/disk bs=512 seek=2000 conv=notrunc 2>/dev/null && echo written"
+
+CASES = (
+    container(
+        "disk-as-a-node",
+        f"ls -ln /dev/disk | awk '{{print $1, $3, $4}}'; cat /dev/disk | wc -c; dd if=/dev/disk bs=1 skip=1080 count=2 2>/dev/null | od -An -tx1; {WRITE}",
+        all_of(NODE, rule("rwm")),
+        before=DISK,
+        after="dd if=$W/image bs=512 skip=2000 count=1 2>/dev/null | head -n 1",
+        stdout="brw-rw---- 0 6\n67108864\n 53 ef\nwritten\nfrom the container",
+    ),
+    container(
+        "disk-that-may-be-read",
+        f"cat /dev/disk | wc -c; {WRITE}; echo x >>/dev/disk",
+        all_of(NODE, rule("r")),
+        before=DISK,
+        after="dd if=$W/image bs=512 skip=2000 count=1 2>/dev/null | tr -d '\\0' | wc -c",
+        status=1,
+        stdout="67108864\n0",
+        complains=("Operation not permitted",),
+    ),
+    container(
+        "disk-is-mounted",
+        "awk '$2 == \"/m\" {print $3}' /proc/self/mounts; echo from the container >/m/made; mkdir /m/folder; chown 5:6 /m/folder; sync",
+        mount("noatime"),
+        before=DISK,
+        after="mkdir $W/see; mount -o ro $LOOP $W/see && cat $W/see/made && stat -c '%u %g' $W/see/folder; umount $W/see",
+        stdout="ext4\nfrom the container\n5 6",
+    ),
+    container("disk-is-mounted-read-only", "echo x >/m/made; ls -d /m/lost+found", mount("ro"), before=DISK, stdout="/m/lost+found", complains=("Read-only file system",)),
+    container("disk-that-is-not-there", "echo it ran", NODE.replace("($ENV.MINOR | tonumber)", "250"), stdout="it ran", differs=Differs("a node of the guest stands for a disk that is plugged, so there must be one", status=1, stdout="^$", stderr="block device 7:250")),
+    Case(
+        "disk-for-one-after-the-other",
+        f"""{DISK}
+        for n in 1 2 3; do
+            run --device $LOOP $BUSYBOX $ID-$n sh -c "head -c 1 $LOOP | wc -c; echo $n | dd of=$LOOP bs=512 seek=2000 conv=notrunc 2>/dev/null"
+            dd if=$W/image bs=512 skip=2000 count=1 2>/dev/null | head -n 1
+        done""",
+        stdout="1\n1\n1\n2\n1\n3",
+    ),
+    Case(
+        "disk-through-docker",
+        f"""{DISK}
+        docker run --rm --network none --name $ID --runtime $DRT --device $LOOP:/dev/mine:r bulkhead/busybox sh -c 'cat /dev/mine | wc -c; echo x >/dev/mine'""",
+        status=1,
+        stdout="67108864",
+        complains=("not permitted",),
+    ),
+)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_beside_runc(case, beside_runc):
+    beside_runc(case)

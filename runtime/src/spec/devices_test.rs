@@ -1,0 +1,67 @@
+use serde_json::json;
+
+use super::*;
+
+const DISK: BlockDevice = BlockDevice { major: 8, minor: 0 };
+
+fn spec(rules: Value) -> Value {
+    let disk = json!({ "type": "b", "path": "/dev/xvda", "major": 8, "minor": 0 });
+    let terminal = json!({ "type": "c", "path": "/dev/tty", "major": 8, "minor": 0 });
+    json!({ "linux": { "devices": [disk, terminal], "resources": { "devices": rules } } })
+}
+
+fn rule(allow: bool, numbers: Value, access: &str) -> Value {
+    json!({ "allow": allow, "type": "b", "major": numbers[0], "minor": numbers[1], "access": access })
+}
+
+#[test]
+fn a_disk_is_read_only_unless_the_last_rule_for_it_lets_it_be_written() {
+    for (rules, read_only) in [
+        (json!([]), true),
+        (json!([rule(true, json!([8, 0]), "rwm")]), false),
+        (json!([rule(true, json!([8, null]), "rw")]), false),
+        (json!([rule(true, json!([8, 0]), "rm")]), true),
+        (json!([rule(true, json!([8, 16]), "rwm")]), true),
+        (
+            json!([rule(true, json!([8, 0]), "rwm"), rule(false, json!([8, 0]), "w")]),
+            true,
+        ),
+        (
+            json!([{ "allow": false, "access": "rwm" }, rule(true, json!([8, 0]), "rwm")]),
+            false,
+        ),
+    ] {
+        let wanted = wanted_disks(&spec(rules.clone()));
+        let expected = WantedDisk {
+            device: DISK,
+            read_only,
+            mounts: Vec::new(),
+        };
+        assert_eq!(wanted, [expected], "{rules}");
+    }
+}
+
+#[test]
+fn a_privileged_container_gets_none_of_the_disks_that_it_lists() {
+    assert_eq!(wanted_disks(&spec(json!([{ "allow": true, "access": "rwm" }]))), []);
+}
+
+#[test]
+fn what_is_no_mount_of_a_disk_asks_for_none() {
+    let mount = |kind: &str, source: &str, options: Value| json!({ "destination": "/m", "type": kind, "source": source, "options": options });
+    let mounts = json!([
+        mount("tmpfs", "tmpfs", json!([])),
+        mount("bind", "/dev/null", json!(["bind"])),
+        mount("ext4", "/no/such/device", json!([])),
+        mount("ext4", "/dev/null", json!([])),
+    ]);
+    assert_eq!(wanted_disks(&json!({ "mounts": mounts })), []);
+}
+
+#[test]
+fn device_numbers_are_those_of_the_kernel() {
+    assert_eq!(
+        BlockDevice::of(nix::sys::stat::makedev(259, 70000)).to_string(),
+        "259:70000"
+    );
+}
