@@ -79,7 +79,7 @@ fn mount_tree(
             Some(entry.source.as_str()),
             target,
             Some(entry.fstype.as_str()),
-            options.flags,
+            options.flags | MsFlags::MS_NODEV,
             Some(data.as_str()).filter(|data| !data.is_empty()),
         )
     };

@@ -40,6 +40,7 @@ fn links_of_an_image_lead_nowhere_but_into_it() {
 
 /// Runs what mounts, on a thread with which the mounts go.
 fn apart_from_all(work: impl FnOnce() + Send) {
+    assert!(nix::unistd::geteuid().is_root(), "mounting needs root");
     let enter = || {
         unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).unwrap();
         let none = None::<&str>;
@@ -58,12 +59,8 @@ fn entry(fstype: &str, source: &Path, target: &str, options: &[String]) -> Rootf
     }
 }
 
-/// Needs root, as the shim has.
 #[test]
 fn mounts_go_where_their_targets_lead_and_all_go_with_the_first() {
-    if !nix::unistd::geteuid().is_root() {
-        return;
-    }
     let (image, source) = (image(), tempfile::tempdir().unwrap());
     std::fs::write(source.path().join("file"), "").unwrap();
     let root = tempfile::tempdir().unwrap();
@@ -81,12 +78,9 @@ fn mounts_go_where_their_targets_lead_and_all_go_with_the_first() {
     assert!(image.path().join("etc/inner").exists());
 }
 
-/// Needs root, and file systems that know maps.
+/// Needs file systems that know maps.
 #[test]
 fn layers_of_which_it_was_tried_are_mounted_with_the_map() {
-    if !nix::unistd::geteuid().is_root() {
-        return;
-    }
     let (layers, root) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let lines = json!([{ "containerID": 0, "hostID": 100_000, "size": 10 }]);
     let shift = Shift::of(&json!({ "uidMappings": lines, "gidMappings": lines })).unwrap();
@@ -101,11 +95,28 @@ fn layers_of_which_it_was_tried_are_mounted_with_the_map() {
         let options = options.map(|(option, folder)| format!("{option}={}", layers.path().join(folder).display()));
         let overlay = entry("overlay", "overlay".as_ref(), "", &options);
         let mut undo = Undo::default();
-        if try_map_entry(&overlay, &map).is_err() {
+        if let Err(error) = try_map_entry(&overlay, &map) {
+            eprintln!("not run: this machine cannot map owners: {error}");
             return;
         }
         mount_entry(&overlay, root.path(), Some(&map), &mut undo).unwrap();
         assert_eq!(std::fs::metadata(root.path().join("file")).unwrap().uid(), 100_000);
+        undo.run().unwrap();
+    });
+}
+
+#[test]
+fn nodes_in_an_image_lead_to_no_device_of_the_host() {
+    let (image, root) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    apart_from_all(|| {
+        use nix::sys::stat::{SFlag, makedev, mknod};
+        let mut undo = Undo::default();
+        mount(Some("t"), image.path(), Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        mknod(&image.path().join("null"), SFlag::S_IFCHR, Mode::S_IRWXU, makedev(1, 3)).unwrap();
+        std::fs::File::open(image.path().join("null")).unwrap();
+        mount_entry(&entry("bind", image.path(), "", &[]), root.path(), None, &mut undo).unwrap();
+        let refused = std::fs::File::open(root.path().join("null")).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(nix::libc::EACCES));
         undo.run().unwrap();
     });
 }

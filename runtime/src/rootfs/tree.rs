@@ -114,7 +114,8 @@ fn new_copy(source: &Path, manner: &Manner<'_>) -> Result<OwnedFd, Errno> {
     // SAFETY: the kernel has just made this descriptor for us.
     let tree = Errno::result(tree).map(|fd| unsafe { OwnedFd::from_raw_fd(fd as RawFd) })?;
     let mut attributes = libc::mount_attr {
-        attr_set: 0,
+        // The guest's kernel knows what its nodes mean; here none may lead to a device of the host.
+        attr_set: libc::MOUNT_ATTR_NODEV,
         attr_clr: 0,
         propagation: match manner.propagation {
             Propagation::Private => libc::MS_PRIVATE,
