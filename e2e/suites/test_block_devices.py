@@ -53,6 +53,7 @@ CASES = (
         stdout="ext4\nfrom the container\n5 6",
     ),
     container("disk-is-mounted-read-only", "echo x >/m/made; ls -d /m/lost+found", mount("ro"), before=DISK, stdout="/m/lost+found", complains=("Read-only file system",)),
+    container("disk-whose-file-system-is-damaged", "echo it ran", mount("rw"), before=f"{DISK}\ndd if=/dev/zero of=$W/image bs=1k count=4 conv=notrunc 2>/dev/null", status=1, stdout="", complains=("/m.*([Ii]nvalid argument|wrong fs type)",)),
     container("disk-that-is-not-there", "echo it ran", NODE.replace("($ENV.MINOR | tonumber)", "250"), stdout="it ran", differs=Differs("a node of the guest stands for a disk that is plugged, so there must be one", status=1, stdout="^$", stderr="block device 7:250")),
     Case(
         "disk-for-one-after-the-other",
