@@ -1,15 +1,21 @@
-//! Puts an uncompressed vmlinux into guest memory: whole pages are mapped from the file, only ragged edges are copied.
+//! Copies an uncompressed vmlinux into guest memory.
+//!
+//! Mapping it from the file would share no pages worth the name between machines, because a kernel patches nearly every page of its text
+//! when it boots (alternatives, return thunks), and each such page would cost three exits: to read it, to find it shared, and to write
+//! the copy.
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
+use nix::errno::Errno;
+use nix::unistd::{Whence, lseek};
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemory as _, GuestMemoryError};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::memory::layout::{CMDLINE, CMDLINE_SIZE, HIGH_RAM_START};
-use crate::memory::{PAGE_SIZE, ram};
 use crate::virtio::device::GuestMemory;
 
 /// Most program headers that are looked at; a vmlinux has five.
@@ -82,10 +88,7 @@ pub enum KernelError {
         /// What is wrong.
         problem: &'static str,
     },
-    /// Mapping the file failed.
-    #[error("cannot map the kernel image: {0}")]
-    Map(#[from] ram::RamError),
-    /// Copying an edge failed.
+    /// Copying failed.
     #[error("cannot copy into guest memory at {at:#x}: {source}")]
     Copy {
         /// Guest-physical address.
@@ -100,7 +103,7 @@ pub enum KernelError {
 pub struct LoadedKernel {
     /// Guest-physical address of the first instruction.
     pub entry: GuestAddress,
-    /// Bytes that had to be copied.
+    /// Bytes that were copied.
     pub bytes_copied: u64,
 }
 
@@ -180,7 +183,7 @@ fn check_segment(segment: &ProgramHeader, file_length: u64) -> Result<(), Kernel
     }
 }
 
-/// Maps the whole pages and copies the edges; returns the number of bytes copied.
+/// Copies what a segment has in the file; returns how many bytes that were.
 fn load_segment(memory: &GuestMemory, kernel: &File, segment: &ProgramHeader) -> Result<u64, KernelError> {
     let ProgramHeader {
         physical_address: start,
@@ -197,45 +200,39 @@ fn load_segment(memory: &GuestMemory, kernel: &File, segment: &ProgramHeader) ->
             problem: "does not fit into the guest's memory; give the machine more",
         });
     }
-    let congruent = start % PAGE_SIZE == offset % PAGE_SIZE;
-    let head = if congruent {
-        (start.next_multiple_of(PAGE_SIZE) - start).min(file_size)
-    } else {
-        file_size
-    };
-    let mapped = (file_size - head) / PAGE_SIZE * PAGE_SIZE;
-    let tail = file_size - head - mapped;
-    copy(memory, kernel, start, offset, head)?;
-    ram::lay_file_over(
-        memory,
-        GuestAddress(start + head),
-        mapped as usize,
-        kernel,
-        offset + head,
-    )?;
-    copy(memory, kernel, start + head + mapped, offset + head + mapped, tail)?;
-    Ok(head + tail)
+    let (mut copied, mut position, end) = (0, offset, offset + file_size);
+    // Padding is a hole in the installed file, and memory begins as zeros.
+    while let Some(data) = data_from(kernel, position)?.filter(|data| data.start < end) {
+        let length = data.end.min(end) - data.start;
+        let at = start + (data.start - offset);
+        // The position is that of the data.
+        memory
+            .read_exact_volatile_from(GuestAddress(at), &mut &*kernel, length as usize)
+            .map_err(|source| KernelError::Copy { at, source })?;
+        copied += length;
+        position = data.start + length;
+    }
+    Ok(copied)
 }
 
-fn copy(memory: &GuestMemory, kernel: &File, to: u64, offset: u64, length: u64) -> Result<(), KernelError> {
-    let mut buffer = [0u8; 16 * 1024];
-    let mut done = 0;
-    while done < length {
-        let step = (length - done).min(buffer.len() as u64) as usize;
-        let chunk = buffer.get_mut(..step).unwrap_or_default();
-        kernel
-            .read_exact_at(chunk, offset + done)
-            .map_err(|source| KernelError::Read {
-                what: "a segment",
-                source,
-            })?;
-        let at = to + done;
-        memory
-            .write_slice(chunk, GuestAddress(at))
-            .map_err(|source| KernelError::Copy { at, source })?;
-        done += step as u64;
+/// The first data at or behind a position, up to the next hole or the end of the file; the file's position is then its start. `None`:
+/// nothing but a hole follows.
+fn data_from(kernel: &File, position: u64) -> Result<Option<Range<u64>>, KernelError> {
+    let seek = |to: u64, whence| lseek(kernel, to.cast_signed(), whence).map(i64::cast_unsigned);
+    let found = || -> nix::Result<Range<u64>> {
+        let start = seek(position, Whence::SeekData)?;
+        let end = seek(start, Whence::SeekHole)?;
+        seek(start, Whence::SeekSet)?;
+        Ok(start..end)
+    };
+    match found() {
+        Ok(data) => Ok(Some(data)),
+        Err(Errno::ENXIO) => Ok(None),
+        Err(errno) => Err(KernelError::Read {
+            what: "a segment",
+            source: errno.into(),
+        }),
     }
-    Ok(())
 }
 
 fn read_at<T: FromBytes + IntoBytes>(kernel: &File, offset: u64, what: &'static str) -> Result<T, KernelError> {

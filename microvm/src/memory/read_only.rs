@@ -7,11 +7,9 @@ use std::fs::File;
 use std::num::NonZeroUsize;
 
 use nix::errno::Errno;
-use nix::sys::mman::{MapFlags, ProtFlags};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap};
 use thiserror::Error;
 use vm_memory::{Bytes, VolatileMemory, VolatileSlice};
-
-use super::ram::map_fixed;
 
 /// Why pages could not be made.
 #[derive(Debug, Error)]
@@ -75,14 +73,9 @@ impl ReadOnlyPages {
         // SAFETY: `padded` bytes at `as_ptr` belong to `region`, `size` is not more than that, and nothing refers to them yet.
         // The pages become unwritable; only `PublishedPages`, which are never of a file, are written.
         unsafe {
-            map_fixed(
-                pages.region.as_ptr(),
-                size,
-                ProtFlags::PROT_READ,
-                MapFlags::MAP_SHARED,
-                file,
-                0,
-            )
+            let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED | MapFlags::MAP_NORESERVE;
+            let place = NonZeroUsize::new(pages.region.as_ptr().addr());
+            mmap(place, size, ProtFlags::PROT_READ, flags, file, 0)
         }
         .map_err(|source| ReadOnlyError::Map { length, source })?;
         Ok(pages)
