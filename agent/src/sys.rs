@@ -197,19 +197,11 @@ pub fn load_seccomp_filter(program: &[libc::sock_filter], flags: libc::c_ulong) 
     }
 }
 
-/// Sets flags of the file system that is mounted at `path`, such as "sync", and leaves all others.
-pub fn set_file_system_flags(path: &Path, flags: &[&str]) -> nix::Result<()> {
-    let context = FileSystem::mounted_at(path)?;
-    for flag in flags {
-        context.set(flag)?;
-    }
-    context.command(libc::FSCONFIG_CMD_RECONFIGURE)
-}
-
-/// Mounts a file system of type `kind` from the device node `disk`. `options`: its own, such as "ro" or "data=ordered".
-pub fn mount_disk(disk: &Path, kind: &str, options: &[&str], place: &Path) -> nix::Result<()> {
+/// Mounts a file system of type `kind` at `place`. `source`: a device node where it needs one. `options`: its own, such as "ro" or
+/// "data=ordered".
+pub fn mount_file_system(source: &Path, kind: &str, options: &[&str], place: &Path) -> nix::Result<()> {
     let context = FileSystem::new(kind)?;
-    context.set_to("source", disk.as_os_str().as_bytes())?;
+    context.set_to("source", source.as_os_str().as_bytes())?;
     for option in options {
         match option.split_once('=') {
             Some((key, value)) => context.set_to(key, value.as_bytes())?,
@@ -228,7 +220,7 @@ pub fn mount_disk(disk: &Path, kind: &str, options: &[&str], place: &Path) -> ni
     Errno::result(moved).map(drop)
 }
 
-/// A file system that is being configured (fsopen(2), fspick(2), fsconfig(2)).
+/// A file system that is being configured (fsopen(2), fsconfig(2)).
 struct FileSystem(OwnedFd);
 
 impl FileSystem {
@@ -236,13 +228,6 @@ impl FileSystem {
         let kind = terminated(kind.as_bytes())?;
         // SAFETY: `kind` is a terminated string that outlives the call.
         let fd = unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), libc::FSOPEN_CLOEXEC) };
-        descriptor(fd).map(FileSystem)
-    }
-
-    fn mounted_at(path: &Path) -> nix::Result<FileSystem> {
-        let path = terminated(path.as_os_str().as_bytes())?;
-        // SAFETY: `path` is a terminated string that outlives the call.
-        let fd = unsafe { libc::syscall(libc::SYS_fspick, libc::AT_FDCWD, path.as_ptr(), libc::FSPICK_CLOEXEC) };
         descriptor(fd).map(FileSystem)
     }
 

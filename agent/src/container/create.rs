@@ -85,7 +85,7 @@ pub fn run(mut request: Request) -> Outcome {
     // Before the mounts get their true places: it compares them as they are written.
     prepare_cwd(&request.spec, &rootfs)?;
     let unfinished = mounts::prepare(&mut request.spec, &rootfs)?;
-    mounts::mount_disks(&mut request.spec, &request.disks, &request.directory)?;
+    mounts::mount_here(&mut request.spec, &request.disks, &request.directory)?;
     mounts::lend_file_systems(&mut request.spec, &request.directory)?;
     let user_namespace = user_namespace::make(&mut request.spec)?;
     if let Some(process) = request.spec.process() {

@@ -107,8 +107,6 @@ pub struct Unfinished(Vec<(PathBuf, Change)>);
 /// What is left to do at one place.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Change {
-    /// Of the file system itself, by their names.
-    FileSystem(Vec<&'static str>),
     /// What the root file system has there lies in the new one, too.
     CopyUp,
     Propagation(MsFlags),
@@ -189,35 +187,38 @@ pub fn lend_file_systems(spec: &mut Spec, directory: &Path) -> Result<(), String
     Ok(())
 }
 
-/// Mounts of `disks` are made here, below `directory`, in the calling process's mount namespace, and bound from there: a container's init is in the
-/// container's cgroup, whose device filter knows only what processes may open, and libcontainer mounts for writing first.
-pub fn mount_disks(spec: &mut Spec, disks: &[PathBuf], directory: &Path) -> Result<(), String> {
-    let of_disk = |mount: &&mut Mount| mount.source().as_ref().is_some_and(|source| disks.contains(source));
+/// Options of a file system itself that are words of mount(8).
+const OF_FILE_SYSTEM: [&str; 4] = ["ro", "sync", "dirsync", "lazytime"];
+
+/// Mounts of `disks`, and those with options that libcontainer drops and nobody can set later, are made here, below `directory`, in the
+/// calling process's mount namespace, and bound from there. For disks there is another reason: a container's init is in the container's
+/// cgroup, whose device filter knows only what processes may open, and libcontainer mounts for writing first.
+pub fn mount_here(spec: &mut Spec, disks: &[PathBuf], directory: &Path) -> Result<(), String> {
+    let has = |mount: &Mount, option: &str| mount.options().iter().flatten().any(|has| has == option);
+    let is_meant = |mount: &&mut Mount| {
+        let of_disk = mount.source().as_ref().is_some_and(|source| disks.contains(source));
+        of_disk || (!is_bind(mount) && (has(mount, "sync") || has(mount, "dirsync")))
+    };
     let mounts = spec.mounts_mut().iter_mut().flatten();
-    for (number, own) in mounts.filter(of_disk).enumerate() {
-        let (disk, place) = (
-            own.source().clone().unwrap_or_default(),
-            directory.join(format!("disk{number}")),
-        );
+    for (number, own) in mounts.filter(is_meant).enumerate() {
+        let source = own.source().clone().unwrap_or_default();
+        let place = directory.join(format!("mount{number}"));
         let kind = own.typ().clone().unwrap_or_default();
-        let is_own = |option: &&String| option.as_str() == "ro" || !BIND_OPTIONS.contains(&option.as_str());
         let options = own.options().clone().unwrap_or_default();
+        let of_bind = |option: &&String| BIND_OPTIONS.contains(&option.as_str());
+        let is_own = |option: &&String| OF_FILE_SYSTEM.contains(&option.as_str()) || !of_bind(option);
         let own_options: Vec<&str> = options.iter().filter(is_own).map(String::as_str).collect();
         let make = || -> io::Result<()> {
             std::fs::create_dir_all(&place)?;
-            Ok(sys::mount_disk(&disk, &kind, &own_options, &place)?)
+            Ok(sys::mount_file_system(&source, &kind, &own_options, &place)?)
         };
         make().map_err(|error| {
             format!(
-                "error mounting to rootfs at {:?}: cannot mount its disk as {kind:?}: {error}",
+                "error mounting {source:?} to rootfs at {:?}: {error}",
                 own.destination()
             )
         })?;
-        let mut options: Vec<String> = options
-            .iter()
-            .filter(|o| BIND_OPTIONS.contains(&o.as_str()))
-            .cloned()
-            .collect();
+        let mut options: Vec<String> = options.iter().filter(of_bind).cloned().collect();
         options.push("bind".to_owned());
         own.set_typ(Some("bind".to_owned()))
             .set_source(Some(place))
@@ -242,22 +243,16 @@ const LINKS: &str = "symfollow";
 /// The option of a tmpfs that begins with what it hides.
 const COPY_UP: &str = "tmpcopyup";
 
-/// Pairs of options of a file system, the second of which takes the first back.
-const OF_FILE_SYSTEM: [(&str, &str); 2] = [("sync", "async"), ("dirsync", "dirasync")];
-
 /// What libcontainer drops of a mount's options.
 fn changes(mount: &Mount) -> Vec<Change> {
     let options = || mount.options().iter().flatten().map(String::as_str);
     let last_is = |yes: &str, no: &str| options().rfind(|option| [yes, no].contains(option)) == Some(yes);
     let bind = is_bind(mount);
-    let of_file_system = OF_FILE_SYSTEM.into_iter().filter(|(yes, no)| !bind && last_is(yes, no));
-    let of_file_system: Vec<_> = of_file_system.map(|(yes, _)| yes).collect();
     let copied = mount.typ().as_deref() == Some("tmpfs") && options().any(|option| option == COPY_UP);
     let read_only = mount.destination() == Path::new("/dev") && last_is("ro", "rw");
     let mut changes: Vec<Change> = options()
         .filter_map(|option| propagation(option, bind).map(Change::Propagation))
         .collect();
-    changes.extend((!of_file_system.is_empty()).then_some(Change::FileSystem(of_file_system)));
     changes.extend(copied.then_some(Change::CopyUp));
     changes.extend(read_only.then_some(Change::ReadOnly));
     changes.extend(last_is(NO_LINKS, LINKS).then_some(Change::NoLinks));
@@ -325,7 +320,6 @@ impl Change {
         let change = |flags| mount(None::<&str>, place, None::<&str>, flags, None::<&str>);
         let add = |flag| change(MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags_at(place)? | flag);
         match self {
-            Change::FileSystem(flags) => sys::set_file_system_flags(place, flags),
             // Nothing was there.
             Change::CopyUp => Ok(()),
             Change::Propagation(kind) => change(*kind),
