@@ -58,7 +58,7 @@ CASES = (
         rm -r $W/v; sleep 1.2
         {TELL}""",
         says=("ended with 5\nready\n$",),
-        complains=("/v/g.*No such file or directory", "/v/d.*No such file or directory"),
+        complains=("/v/g.*(nonexistent directory|No such file or directory)", "/v/d.*No such file or directory"),
     ),
 )
 
