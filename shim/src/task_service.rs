@@ -18,6 +18,7 @@ use containerd_shim_protos::protobuf::MessageField;
 use containerd_shim_protos::shim::oci::ProcessDetails;
 use containerd_shim_protos::shim_async::Task;
 use protobuf::well_known_types::any::Any;
+use protobuf::well_known_types::timestamp::Timestamp;
 use protobuf::{Message, MessageFull};
 use serde_json::Value;
 use ttrpc::r#async::TtrpcContext;
@@ -230,7 +231,15 @@ fn state_answer(request: api::StateRequest, state: ProcessState) -> api::StateRe
         stderr: text(state.stdio.stderr),
         terminal: state.stdio.terminal,
         exit_status: state.exit.map(|exit| exit.status).unwrap_or_default(),
-        exited_at: state.exit.map(|exit| timestamp(exit.at)).into(),
+        exited_at: Some(state.exit.map_or_else(never, |exit| timestamp(exit.at))).into(),
+        ..Default::default()
+    }
+}
+
+/// Go's zero time, by which clients know a process that has not ended.
+fn never() -> Timestamp {
+    Timestamp {
+        seconds: -62_135_596_800,
         ..Default::default()
     }
 }

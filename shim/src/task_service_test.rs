@@ -82,7 +82,7 @@ fn a_stopped_process_tells_how_and_when() {
 }
 
 #[test]
-fn a_running_process_has_no_exit_time() {
+fn a_running_process_has_gos_zero_time_as_its_exit_time() {
     let state = ProcessState {
         status: Status::Running,
         pid: 7,
@@ -91,7 +91,8 @@ fn a_running_process_has_no_exit_time() {
         bundle: "/run/b".into(),
     };
     let answer = state_answer(api::StateRequest::default(), state);
-    assert!(answer.exited_at.is_none());
+    // 0001-01-01T00:00:00Z, by date(1).
+    assert_eq!(answer.exited_at.seconds, -62_135_596_800);
     assert_eq!(answer.status.enum_value(), Ok(api::Status::RUNNING));
 }
 

@@ -10,13 +10,16 @@ use std::time::Duration;
 /// How long it may take: a host file system that does not answer keeps what was written and not sent yet.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// drop_caches (kernel, admin-guide/sysctl/vm): unused directory entries and inodes, without a line in the log. An inode of the share
-/// takes its cached contents along.
-const ENTRIES_QUIETLY: &str = "6";
+/// What drop_caches takes (kernel, admin-guide/sysctl/vm), one of them at a time: no further line in the log; unused directory entries and
+/// inodes. An inode of the share takes its cached contents along.
+const QUIETLY: &str = "4";
+const ENTRIES: &str = "2";
 
 /// Makes the kernel forget the entries and inodes that nobody uses. Goes through all that is cached; blocks.
 pub fn forget_unused() -> std::io::Result<()> {
-    std::fs::write("/proc/sys/vm/drop_caches", ENTRIES_QUIETLY)
+    let file = "/proc/sys/vm/drop_caches";
+    std::fs::write(file, QUIETLY)?;
+    std::fs::write(file, ENTRIES)
 }
 
 /// Unmounts everything below `folder` and has the kernel forget the entries of the mount points. Nothing is there for a

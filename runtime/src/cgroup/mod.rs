@@ -50,6 +50,25 @@ pub(crate) fn enter(path: &str, pid: u32, limits: &Limits) -> Result<()> {
     }
 }
 
+/// Sets the quota of CPU time alone.
+pub(crate) fn limit_cpu_time(path: &str, resources: &PodResources) -> Result<()> {
+    let limits = Limits {
+        resources: PodResources {
+            cpu_quota_us: resources.cpu_quota_us,
+            cpu_period_us: resources.cpu_period_us,
+            ..PodResources::default()
+        },
+        memory_bytes: None,
+    };
+    if let Some(group) = unified_at(path)? {
+        return group.limit(&limits);
+    }
+    let failed = |e: cgroups_rs::manager::Error| {
+        Error::internal(format!("cannot limit the CPU time of host cgroup {path}")).caused_by(e.to_string())
+    };
+    manager(path)?.set(&oci_resources(&limits, path)?).map_err(failed)
+}
+
 /// Waits until systemd, which only takes an order, has made the scope and put the process into it. Gives the process's cgroups.
 fn scope_of(pid: u32, path: &str) -> Result<String> {
     let scope = scope_name(path);

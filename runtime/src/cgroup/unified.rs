@@ -62,6 +62,10 @@ impl Group {
         write(&path.join("cgroup.procs"), &pid.to_string())
     }
 
+    pub(super) fn limit(&self, limits: &Limits) -> Result<()> {
+        limit(&self.path(), limits)
+    }
+
     pub(super) fn remove(&self) -> Result<()> {
         let path = self.path();
         let deadline = Instant::now() + EMPTY_TIMEOUT;

@@ -19,6 +19,7 @@ use super::process::KILLED;
 use super::types::{ContainerSpec, PodEvent, PodSpec};
 use super::undo::Undo;
 use crate::agent_client::Agent;
+use crate::cgroup;
 use crate::clock;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result, blocking};
@@ -45,14 +46,23 @@ pub(super) async fn boot(
     config: &Config,
 ) -> Result<(Booted, Option<u32>)> {
     let mut undo = Undo::default();
+    let (cgroup, resources) = (spec.cgroup_path.clone(), spec.resources.clone());
     match launch(spec, first, config, &mut undo).await {
         Ok((machine, agent, prepared, parts)) => {
             let (pod, events) = assemble(machine, agent, undo, parts);
-            let Some(prepared) = prepared else {
-                return Ok(((pod, events), None));
+            let made = async {
+                let pid = match prepared {
+                    Some(prepared) => Some(pod.create_first(prepared).await?),
+                    None => None,
+                };
+                if let Some(cgroup) = cgroup {
+                    let limit = move || cgroup::limit_cpu_time(&cgroup, &resources);
+                    blocking("limiting the pod's CPU time", limit).await?;
+                }
+                Ok(pid)
             };
-            match pod.create_first(prepared).await {
-                Ok(pid) => Ok(((pod, events), Some(pid))),
+            match made.await {
+                Ok(pid) => Ok(((pod, events), pid)),
                 Err(error) => {
                     // Whatever else goes wrong now is in the log; the caller wants the first cause.
                     let _ = pod.shutdown().await;

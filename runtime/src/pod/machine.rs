@@ -10,9 +10,9 @@ use bulkhead_vmm_control::{BootFd, JailSpec, VmSpec};
 use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, unshare};
 
-use super::sizing::Size;
+use super::sizing::{Host, Size};
 use super::sysctls;
-use super::types::{ContainerSpec, PodSpec};
+use super::types::{ContainerSpec, PodResources, PodSpec};
 use super::undo::Undo;
 use crate::cgroup::{self, Limits};
 use crate::check::image;
@@ -41,7 +41,7 @@ impl Ground {
         config: &Config,
         undo: &mut Undo,
     ) -> Result<Ground> {
-        let size = Size::of(spec, config)?;
+        let size = Size::of(spec, config, &Host::find()?)?;
         let folder = PodFolder::create(config, &spec.namespace, &spec.id, undo)?;
         let identity = Identity::take(spec, first, config, undo)?;
         let record = PodRecord {
@@ -99,7 +99,11 @@ impl Ground {
         if let Some(path) = spec.cgroup_path.clone() {
             let pid = spawned.pid();
             let limits = Limits {
-                resources: spec.resources.clone(),
+                // The quota is for the containers: with a small one the guest would boot for minutes.
+                resources: PodResources {
+                    cpu_quota_us: None,
+                    ..spec.resources.clone()
+                },
                 memory_bytes: size.host_memory_bytes,
             };
             let removed = path.clone();

@@ -4,15 +4,20 @@
 //! itself needs, or the config's default.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use super::types::{PodResources, PodSpec};
 use crate::config::{Config, host_cpus};
 use crate::error::{Error, Result};
+use crate::identity;
 
 /// Annotation: vCPUs of the pod.
 pub(super) const VCPUS_ANNOTATION: &str = "io.bulkhead.vcpus";
 /// Annotation: memory of the pod in MiB, all included.
 pub(super) const MEMORY_ANNOTATION: &str = "io.bulkhead.memory_mib";
+
+/// What the names of all of them begin with.
+const OWN_ANNOTATIONS: &str = "io.bulkhead.";
 
 /// The kernel's own default period of the CPU controller.
 const DEFAULT_PERIOD_US: u64 = 100_000;
@@ -32,10 +37,11 @@ pub(super) struct Size {
 }
 
 impl Size {
-    pub(super) fn of(spec: &PodSpec, config: &Config) -> Result<Size> {
+    pub(super) fn of(spec: &PodSpec, config: &Config, host: &Host) -> Result<Size> {
+        refuse_unknown(&spec.annotations)?;
         let vcpus = match annotation(&spec.annotations, VCPUS_ANNOTATION)? {
             Some(asked) => asked,
-            None => vcpus_of(&spec.resources, config, u64::from(host_cpus())),
+            None => vcpus_of(&spec.resources, config, host.cpus),
         };
         if vcpus < 1 || vcpus > u64::from(config.max_vcpus) {
             return Err(Error::invalid(format!(
@@ -48,18 +54,21 @@ impl Size {
             .resources
             .memory_bytes
             .map(|b| b.div_ceil(MIB).saturating_add(config.guest_overhead_mib.into()));
-        let memory_mib = asked.or(limit).unwrap_or(config.default_memory_mib.into());
-        let memory_mib = if asked.is_none() {
-            memory_mib.max(*MEMORY_MIB.start())
-        } else {
-            memory_mib
+        let (least, most) = (*MEMORY_MIB.start(), host.memory_mib.min(*MEMORY_MIB.end()));
+        let memory_mib = match (asked, limit) {
+            // A limit that the host cannot keep is none, as for a process of the host.
+            (None, Some(limit)) => limit.min(most).max(least),
+            (asked, _) => asked.unwrap_or(config.default_memory_mib.into()),
         };
-        if !MEMORY_MIB.contains(&memory_mib) {
+        if memory_mib < least || memory_mib > most {
             return Err(Error::invalid(format!(
-                "pod {}: {memory_mib} MiB of memory are asked for, allowed are {} to {}",
+                "pod {}: {memory_mib} MiB of memory are asked for, allowed are {least} to {most}, which this host has ({})",
                 spec.id,
-                MEMORY_MIB.start(),
-                MEMORY_MIB.end()
+                if asked.is_some() {
+                    MEMORY_ANNOTATION
+                } else {
+                    "default_memory_mib in the config file"
+                },
             )));
         }
         let limited = asked.is_some() || limit.is_some();
@@ -100,6 +109,43 @@ fn cpus_in(list: &str) -> Option<u64> {
         total = total.checked_add(last.checked_sub(first)?.checked_add(1)?)?;
     }
     (total > 0).then_some(total)
+}
+
+/// What the pods of a host can have at most.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Host {
+    cpus: u64,
+    memory_mib: u64,
+}
+
+impl Host {
+    /// This one. Blocks.
+    pub(super) fn find() -> Result<Host> {
+        let path = Path::new("/proc/meminfo");
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io("cannot read", path, e))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+        let kib: Option<u64> = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse().ok());
+        let kib = kib.ok_or_else(|| Error::internal(format!("{} has no MemTotal", path.display())))?;
+        Ok(Host {
+            cpus: host_cpus().into(),
+            memory_mib: kib >> 10,
+        })
+    }
+}
+
+/// A mistyped name would be no option at all.
+fn refuse_unknown(annotations: &HashMap<String, String>) -> Result<()> {
+    let known = [VCPUS_ANNOTATION, MEMORY_ANNOTATION, identity::ANNOTATION];
+    let mut unknown = annotations
+        .keys()
+        .filter(|key| key.starts_with(OWN_ANNOTATIONS) && !known.contains(&key.as_str()));
+    match unknown.next() {
+        Some(key) => Err(Error::invalid(format!(
+            "annotation {key:?} is unknown; there are {}",
+            known.join(", ")
+        ))),
+        None => Ok(()),
+    }
 }
 
 fn annotation(annotations: &HashMap<String, String>, key: &str) -> Result<Option<u64>> {

@@ -1,10 +1,15 @@
 use std::collections::HashMap;
 
-use super::{MEMORY_ANNOTATION, Size, VCPUS_ANNOTATION, cpus_in, vcpus_of};
+use super::{Host, MEMORY_ANNOTATION, Size, VCPUS_ANNOTATION, cpus_in, vcpus_of};
 use crate::config::Config;
 use crate::error::ErrorKind;
 use crate::ids::ContainerId;
 use crate::pod::types::{PodResources, PodSpec};
+
+const HOST: Host = Host {
+    cpus: 8,
+    memory_mib: 4096,
+};
 
 fn pod(resources: PodResources, annotations: &[(&str, &str)]) -> PodSpec {
     PodSpec {
@@ -29,7 +34,7 @@ fn a_pod_without_limits_gets_the_defaults_and_no_host_limit() {
         default_vcpus: Some(1),
         ..Config::default()
     };
-    let size = Size::of(&pod(PodResources::default(), &[]), &config).unwrap();
+    let size = Size::of(&pod(PodResources::default(), &[]), &config, &HOST).unwrap();
     assert_eq!(
         size,
         Size {
@@ -46,14 +51,17 @@ fn a_memory_limit_is_what_the_workload_can_use() {
         memory_bytes: Some((100 << 20) + 1),
         ..Default::default()
     };
-    let size = Size::of(&pod(limit, &[]), &Config::default()).unwrap();
+    let size = Size::of(&pod(limit, &[]), &Config::default(), &HOST).unwrap();
     assert_eq!(size.memory_mib, 101 + 64);
     assert_eq!(size.host_memory_bytes, Some((101 + 64 + 128) << 20));
     let tiny = PodResources {
         memory_bytes: Some(4 << 20),
         ..Default::default()
     };
-    assert_eq!(Size::of(&pod(tiny, &[]), &Config::default()).unwrap().memory_mib, 68);
+    assert_eq!(
+        Size::of(&pod(tiny, &[]), &Config::default(), &HOST).unwrap().memory_mib,
+        68
+    );
 }
 
 #[test]
@@ -89,6 +97,7 @@ fn annotations_decide_and_are_checked() {
             &[(VCPUS_ANNOTATION, "4"), (MEMORY_ANNOTATION, "100")],
         ),
         &config,
+        &HOST,
     );
     assert_eq!(
         size.unwrap(),
@@ -104,7 +113,7 @@ fn annotations_decide_and_are_checked() {
         (VCPUS_ANNOTATION, "many"),
         (MEMORY_ANNOTATION, "63"),
     ] {
-        let error = Size::of(&pod(PodResources::default(), &[(key, value)]), &config).unwrap_err();
+        let error = Size::of(&pod(PodResources::default(), &[(key, value)]), &config, &HOST).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidArgument);
         assert!(error.to_string().contains(value), "{error}");
     }
@@ -122,4 +131,46 @@ fn lists_of_cpus_are_counted() {
     ] {
         assert_eq!(cpus_in(list), count, "{list}");
     }
+}
+
+#[test]
+fn a_limit_above_the_hosts_memory_means_all_of_it_and_a_wish_is_refused() {
+    let limit = PodResources {
+        memory_bytes: Some(1 << 40),
+        ..Default::default()
+    };
+    let size = Size::of(&pod(limit, &[]), &Config::default(), &HOST).unwrap();
+    assert_eq!(size.memory_mib, 4096);
+    let error = Size::of(
+        &pod(PodResources::default(), &[(MEMORY_ANNOTATION, "4097")]),
+        &Config::default(),
+        &HOST,
+    );
+    let error = error.unwrap_err().to_string();
+    assert!(
+        error.contains("64 to 4096") && error.contains(MEMORY_ANNOTATION),
+        "{error}"
+    );
+    let config = Config {
+        default_memory_mib: 5000,
+        ..Config::default()
+    };
+    let error = Size::of(&pod(PodResources::default(), &[]), &config, &HOST)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("default_memory_mib"), "{error}");
+}
+
+#[test]
+fn a_mistyped_annotation_is_refused() {
+    let error = Size::of(
+        &pod(PodResources::default(), &[("io.bulkhead.vcpu", "2")]),
+        &Config::default(),
+        &HOST,
+    );
+    let error = error.unwrap_err().to_string();
+    assert!(
+        error.contains("io.bulkhead.vcpu\"") && error.contains(VCPUS_ANNOTATION),
+        "{error}"
+    );
 }

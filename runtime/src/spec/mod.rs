@@ -7,6 +7,7 @@
 mod capabilities;
 mod devices;
 mod namespaces;
+mod rlimits;
 
 use std::path::Path;
 
@@ -101,6 +102,7 @@ pub(crate) fn for_guest(
     if let Some(process) = object.get_mut("process").and_then(Value::as_object_mut) {
         drop_security_labels(process, id);
         capabilities::drop_unknown(process, &format!("container {id}"));
+        rlimits::fill_in(process);
     }
     keep_guest_hooks(object, id)?;
     if let Some(linux) = object.get_mut("linux").and_then(Value::as_object_mut) {
@@ -136,6 +138,7 @@ pub(crate) fn exec_for_guest(process: &[u8], what: &str) -> Result<(Vec<u8>, (u3
     object.remove("apparmorProfile");
     object.remove("selinuxLabel");
     capabilities::drop_unknown(object, what);
+    rlimits::fill_in(object);
     let size = size_of(object.get("consoleSize"));
     let json = serde_json::to_vec(&value)
         .map_err(|e| Error::internal(format!("{what}: cannot encode the process")).caused_by(e))?;
