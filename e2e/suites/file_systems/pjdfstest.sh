@@ -17,7 +17,8 @@ END
 cd "$FOLDER" || exit
 pjdfstest -c /tmp/pjdfstest.toml -p "$FOLDER" >/tmp/all
 # A test's name, then what it says.
-awk '/^[a-z]/ {name = $1; $1 = ""} NF && name != "" {print name ":" $0}' /tmp/all | sort >/tmp/lines
+# The sum counts those of device nodes, too, and a test of the most links there may be needs a file system whose bound the C library knows.
+awk '/^Summary/ {exit} /^[a-z]/ {name = $1; $1 = ""} NF && name != "" {print name ":" $0}' /tmp/all | grep -v '^link::link_count_max:' | sort >/tmp/lines
 nodes='^mknod::device_files|^mknod::changed_times_success|^[a-z_:]*::(block|char):'
 if [[ $NODES == with ]]; then grep -E "$nodes" /tmp/lines; else grep -vE "$nodes" /tmp/lines; fi
 echo end
