@@ -15,7 +15,8 @@ async fn a_freeze_that_does_not_finish_is_taken_back() {
     let (root, group) = stubborn("freeze");
     assert!(matches!(group.set_frozen(true).await, Err(CgroupError::Late { .. })));
     assert!(!group.is_frozen());
-    assert!(group.signal(libc::SIGTERM).await.is_err());
+    // Those that hear a signal without standing still are sent it all the same.
+    group.signal(libc::SIGTERM).await.unwrap();
     assert!(!group.is_frozen());
     fs::remove_dir_all(root).unwrap();
 }
