@@ -55,7 +55,7 @@ pub(super) async fn boot(
                     Some(prepared) => Some(pod.create_first(prepared).await?),
                     None => None,
                 };
-                if let Some(cgroup) = cgroup {
+                if let Some(cgroup) = cgroup.filter(|_| resources.cpu_quota_us.is_some()) {
                     let limit = move || cgroup::limit_cpu_time(&cgroup, &resources);
                     blocking("limiting the pod's CPU time", limit).await?;
                 }
