@@ -1,9 +1,11 @@
 //! Block devices that the host plugs for containers: found by their slot on the PCI bus, and let go again.
 
 use bulkhead_agent_protocol::agent::Disk;
+use nix::libc;
 use oci_spec::runtime::{LinuxDeviceType, Spec};
 use std::fs;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -11,6 +13,8 @@ use std::time::{Duration, Instant};
 const SYSFS: &str = "/sys";
 /// How long the driver may take to find a device that is on the bus.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long an unmounted file system may write back: less than the host waits for an answer.
+pub const WRITE_BACK: Duration = Duration::from_secs(50);
 
 /// Numbers of a device node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,9 +35,13 @@ pub struct DiskError {
     source: io::Error,
 }
 
-/// Looks for the disks on the bus and gives each a link, [`bulkhead_agent_protocol::disk_path`]. Blocks.
+/// Has the kernel look for what was plugged. Blocks.
+pub fn rescan() -> io::Result<()> {
+    fs::write(Path::new(SYSFS).join("bus/pci/rescan"), "1")
+}
+
+/// Finds the disks, which are on the bus, and gives each a link, [`bulkhead_agent_protocol::disk_path`]. Blocks.
 pub fn find(disks: &[Disk]) -> Result<Vec<Translation>, DiskError> {
-    let rescanned = fs::write(Path::new(SYSFS).join("bus/pci/rescan"), "1");
     let found = |disk: &Disk| {
         let failed = |what| {
             move |source| DiskError {
@@ -42,9 +50,6 @@ pub fn find(disks: &[Disk]) -> Result<Vec<Translation>, DiskError> {
                 source,
             }
         };
-        rescanned
-            .as_ref()
-            .map_err(|e| failed("cannot rescan the bus")(e.kind().into()))?;
         let numbers = wait_for(Path::new(SYSFS), disk.slot).map_err(failed("the guest does not find it"))?;
         link(disk.slot, numbers).map_err(failed("cannot make its device node"))?;
         let theirs = Numbers {
@@ -56,19 +61,37 @@ pub fn find(disks: &[Disk]) -> Result<Vec<Translation>, DiskError> {
     disks.iter().map(found).collect()
 }
 
-/// Takes the disk in `slot` from its driver, whoever still uses it, so that the host can unplug it. Twice is fine. Blocks.
+/// Takes the disk in `slot` from its driver, so that the host can unplug it. The last process of a container has ended before its mounts
+/// have, and what they write back then takes as long as the host's disk: as long as one is mounted the disk stays. Twice is fine. Blocks.
 pub fn let_go(slot: u32) -> Result<(), DiskError> {
-    let failed = |source| DiskError {
-        slot,
-        what: "cannot be let go",
-        source,
-    };
+    let node = bulkhead_agent_protocol::disk_path(slot);
+    let failed = |what| move |source| DiskError { slot, what, source };
+    wait_until_unmounted(&node).map_err(failed("a file system on it stays mounted"))?;
     let gone = |done: io::Result<()>| match done {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        done => done.map_err(failed),
+        done => done.map_err(failed("cannot be let go")),
     };
     gone(fs::write(function(Path::new(SYSFS), slot).join("remove"), "1"))?;
-    gone(fs::remove_file(bulkhead_agent_protocol::disk_path(slot)))
+    gone(fs::remove_file(node))
+}
+
+/// Whether a disk is here that somebody may have written to.
+pub fn are_there() -> bool {
+    fs::read_dir(bulkhead_agent_protocol::DISKS).is_ok_and(|mut disks| disks.next().is_some())
+}
+
+fn wait_until_unmounted(node: &str) -> io::Result<()> {
+    let deadline = Instant::now() + WRITE_BACK;
+    loop {
+        // A file system that is mounted holds its disk exclusively (open(2), O_EXCL).
+        match fs::File::options().read(true).custom_flags(libc::O_EXCL).open(node) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => return Err(error),
+            _ => return Ok(()),
+        }
+    }
 }
 
 fn function(sysfs: &Path, slot: u32) -> PathBuf {

@@ -11,9 +11,12 @@
 pub mod boot;
 pub mod clock;
 pub mod container;
+pub mod cpus;
 pub mod disks;
 pub mod error;
+pub mod events;
 pub mod kmsg;
+pub mod memory;
 pub mod power;
 pub mod reaper;
 pub mod service;

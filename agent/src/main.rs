@@ -4,7 +4,7 @@ use bulkhead_agent::boot;
 use bulkhead_agent::container::{Places, cgroup, helper};
 use bulkhead_agent::error::chain;
 use bulkhead_agent::transport::Listener;
-use bulkhead_agent::{kmsg, power, service};
+use bulkhead_agent::{kmsg, memory, power, service};
 use bulkhead_agent_protocol::{CONTROL_PORT, STREAM_PORT};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -64,12 +64,14 @@ fn run_without_guest(control: &str, streams: &str, state: &str) -> Result<(), Bo
 
 /// The init of a guest.
 fn run() -> Result<(), Box<dyn std::error::Error>> {
-    boot::prepare()?;
     runtime()?.block_on(async {
-        // The host may connect from now on; its first request is answered once the share is there.
-        let (control, streams) = (Listener::vsock(CONTROL_PORT)?, Listener::vsock(STREAM_PORT)?);
+        // The host may connect from now on, while there is still much to do; its first request is answered when that is done.
+        let control = Listener::vsock(CONTROL_PORT)?;
+        boot::prepare()?;
         boot::mount_share();
-        service::serve(control, streams, places(boot::STATE)).await
-    })?;
-    Ok(())
+        let streams = Listener::vsock(STREAM_PORT)?;
+        tokio::spawn(memory::tidy_up());
+        service::serve(control, streams, places(boot::STATE)).await?;
+        Ok(())
+    })
 }

@@ -1,5 +1,6 @@
 //! The end of the guest: orderly, and after a panic of the agent.
 
+use crate::disks;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::reboot::{RebootMode, reboot};
 use std::time::Duration;
@@ -19,7 +20,11 @@ pub fn off_soon() {
             // Lazily, for the killed processes may not all be gone.
             let _absent = umount2(bulkhead_agent_protocol::SHARE_MOUNT, MntFlags::MNT_DETACH);
         });
-        if tokio::time::timeout(SYNC_PATIENCE, synced).await.is_err() {
+        let patience = match disks::are_there() {
+            true => disks::WRITE_BACK,
+            false => SYNC_PATIENCE,
+        };
+        if tokio::time::timeout(patience, synced).await.is_err() {
             crate::kmsg::emergency("writing back took too long and was given up");
         }
         off();

@@ -2,20 +2,26 @@
 
 use crate::clock;
 use crate::container::{Containers, Places, share};
+use crate::cpus;
 use crate::disks;
 use crate::error::Error;
+use crate::events::Event;
+use crate::kmsg;
+use crate::memory;
 use crate::power;
 use crate::reaper::Reaper;
 use crate::streams::Streams;
 use crate::transport::Listener;
 use async_trait::async_trait;
 use bulkhead_agent_protocol::agent::{
-    ContainerRequest, CreateContainerRequest, DiskRequest, Empty, EventResponse, ExecRequest, HelloRequest,
-    HelloResponse, PidsResponse, ProcessRequest, ProcessResponse, ResizePtyRequest, SetFrozenRequest, SignalRequest,
-    StatsResponse, SyncClockRequest, SyncClockResponse, WaitResponse,
+    ContainerRequest, CreateContainerRequest, DiskRequest, Empty, EventResponse, ExecRequest, GrowMemoryRequest,
+    HelloRequest, HelloResponse, PidsResponse, ProcessRequest, ProcessResponse, ResizePtyRequest, SetFrozenRequest,
+    SignalRequest, StatsResponse, SyncClockRequest, SyncClockResponse, UpdateRequest, UseCpusRequest, WaitResponse,
 };
 use bulkhead_agent_protocol::agent_ttrpc;
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::task::AbortHandle;
 use ttrpc::r#async::TtrpcContext;
 
 type Answer<T> = ttrpc::Result<T>;
@@ -23,6 +29,8 @@ type Answer<T> = ttrpc::Result<T>;
 /// Serves the protocol for one pod.
 pub struct Service {
     containers: Containers,
+    /// What watches the containers' memory.
+    growth: Mutex<Option<AbortHandle>>,
 }
 
 /// Serves control requests and streams on two listeners until the guest ends.
@@ -32,6 +40,7 @@ pub async fn serve(control: Listener, streams: Listener, places: Places) -> std:
     tokio::spawn(table.clone().serve(streams));
     let service = Arc::new(Service {
         containers: Containers::new(places, reaper, table),
+        growth: Mutex::default(),
     });
     let connections =
         futures_util::stream::unfold(
@@ -63,6 +72,11 @@ impl agent_ttrpc::Agent for Service {
         if !request.hostname.is_empty() {
             nix::unistd::sethostname(&request.hostname)
                 .map_err(|error| Error::internal(format!("cannot set host name {:?}", request.hostname), &error))?;
+        }
+        for (name, value) in &request.sysctls {
+            if let Err(error) = std::fs::write(Path::new("/proc/sys").join(name.replace('.', "/")), value) {
+                kmsg::notice(&format!("cannot set sysctl {name}={value}: {error}"));
+            }
         }
         let kernel = nix::sys::utsname::uname().map_err(|error| Error::internal("uname", &error))?;
         Ok(HelloResponse {
@@ -106,7 +120,7 @@ impl agent_ttrpc::Agent for Service {
 
     async fn pids(&self, _: &TtrpcContext, request: ContainerRequest) -> Answer<PidsResponse> {
         Ok(PidsResponse {
-            guest_pids: self.containers.pids(&request.container_id)?,
+            guest_pids: self.containers.pids(&request.container_id).await?,
             ..Default::default()
         })
     }
@@ -126,28 +140,56 @@ impl agent_ttrpc::Agent for Service {
     }
 
     async fn next_event(&self, _: &TtrpcContext, _: Empty) -> Answer<EventResponse> {
-        let container = self.containers.oom_events().next().await;
-        Ok(EventResponse {
-            oom_container_id: container,
-            ..Default::default()
-        })
+        let event = self.containers.events().next().await;
+        let mut answer = EventResponse::default();
+        match event {
+            Event::OutOfMemory(container) => answer.oom_container_id = container,
+            Event::MemoryWanted(bytes) => answer.wanted_bytes = bytes,
+        }
+        Ok(answer)
+    }
+
+    async fn update(&self, _: &TtrpcContext, request: UpdateRequest) -> Answer<Empty> {
+        self.containers
+            .update(&request.container_id, &request.resources)
+            .await?;
+        Ok(Empty::default())
+    }
+
+    async fn grow_memory(&self, _: &TtrpcContext, request: GrowMemoryRequest) -> Answer<Empty> {
+        let (group, events) = (self.containers.top_cgroup(), self.containers.events().clone());
+        let watch = tokio::spawn(memory::grow(group, request.bytes, events)).abort_handle();
+        let earlier = self
+            .growth
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .replace(watch);
+        if let Some(earlier) = earlier {
+            earlier.abort();
+        }
+        Ok(Empty::default())
+    }
+
+    async fn use_cpus(&self, _: &TtrpcContext, request: UseCpusRequest) -> Answer<Empty> {
+        let online = move || cpus::bring_online(cpus::SYSFS.as_ref(), request.count);
+        blocking("cannot use more CPUs", online).await?;
+        Ok(Empty::default())
     }
 
     async fn forget_files(&self, _: &TtrpcContext, _: Empty) -> Answer<Empty> {
-        // It goes through all that is cached, and only a thread can wait for that.
-        let dropped = tokio::task::spawn_blocking(share::forget_unused).await;
-        dropped
-            .map_err(std::io::Error::other)
-            .flatten()
-            .map_err(|error| Error::internal("cannot make the guest's kernel forget files", &error))?;
+        // It goes through all that is cached.
+        blocking("cannot make the guest's kernel forget files", share::forget_unused).await?;
+        Ok(Empty::default())
+    }
+
+    async fn rescan_bus(&self, _: &TtrpcContext, _: Empty) -> Answer<Empty> {
+        blocking("cannot look for devices", disks::rescan).await?;
         Ok(Empty::default())
     }
 
     async fn let_go_disk(&self, _: &TtrpcContext, request: DiskRequest) -> Answer<Empty> {
         let slot = request.slot;
-        let done = tokio::task::spawn_blocking(move || disks::let_go(slot)).await;
-        let failed = |error: &dyn std::error::Error| Error::internal("cannot let a disk go", error);
-        done.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
+        blocking("cannot let a disk go", move || disks::let_go(slot)).await?;
         Ok(Empty::default())
     }
 
@@ -164,6 +206,16 @@ impl agent_ttrpc::Agent for Service {
         self.shut_down();
         Ok(Empty::default())
     }
+}
+
+/// Runs work that only a thread can wait for.
+async fn blocking<E: std::error::Error + Send + 'static>(
+    what: &'static str,
+    work: impl FnOnce() -> Result<(), E> + Send + 'static,
+) -> Answer<()> {
+    let failed = |error: &dyn std::error::Error| Error::internal(what, error);
+    let done = tokio::task::spawn_blocking(work).await;
+    Ok(done.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?)
 }
 
 fn started(guest_pid: u32) -> ProcessResponse {

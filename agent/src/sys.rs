@@ -197,9 +197,30 @@ pub fn load_seccomp_filter(program: &[libc::sock_filter], flags: libc::c_ulong) 
     }
 }
 
+/// How the calling thread is scheduled from now on (sched_setattr(2)).
+pub fn set_scheduler(attributes: &libc::sched_attr) -> nix::Result<()> {
+    // SAFETY: `attributes` says how large it is, is only read, and outlives the call.
+    Errno::result(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, attributes, 0) }).map(drop)
+}
+
+/// KEYCTL_JOIN_SESSION_KEYRING and KEYCTL_SETPERM of linux/keyctl.h.
+const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
+const KEYCTL_SETPERM: libc::c_int = 5;
+
+/// Makes the keyring `name` the calling process's session keyring, a new one if there is none, and gives it `permissions` (KEY_POS_ALL and
+/// so on, linux/key.h).
+pub fn join_session_keyring(name: &str, permissions: u32) -> nix::Result<()> {
+    let name = terminated(name.as_bytes())?;
+    // SAFETY: `name` is a terminated string that outlives the call.
+    let key = unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) };
+    let key = Errno::result(key)?;
+    // SAFETY: takes integers only.
+    Errno::result(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_SETPERM, key, permissions) }).map(drop)
+}
+
 /// Mounts a file system of type `kind` at `place`. `source`: a device node where it needs one. `options`: its own, such as "ro" or
 /// "data=ordered".
-pub fn mount_file_system(source: &Path, kind: &str, options: &[&str], place: &Path) -> nix::Result<()> {
+pub fn mount_file_system(source: &Path, kind: &str, options: &[String], place: &Path) -> nix::Result<()> {
     let context = FileSystem::new(kind)?;
     context.set_to("source", source.as_os_str().as_bytes())?;
     for option in options {

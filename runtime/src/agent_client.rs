@@ -40,6 +40,15 @@ pub(crate) struct ProcessIo {
     pub(crate) size: (u32, u32),
 }
 
+/// What happens in a guest without being asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum GuestEvent {
+    /// An out-of-memory kill in this container; empty: none in particular.
+    OutOfMemory(String),
+    /// The guest wants this much more memory, bytes.
+    MemoryWanted(u64),
+}
+
 /// The agent of one pod.
 #[derive(Clone)]
 pub(crate) struct Agent {
@@ -57,25 +66,33 @@ impl Agent {
         })
     }
 
-    pub(crate) async fn hello(&self, hostname: &str, entropy: Vec<u8>, timeout: Duration) -> Result<(String, String)> {
+    pub(crate) async fn hello(
+        &self,
+        hostname: &str,
+        sysctls: HashMap<String, String>,
+        entropy: Vec<u8>,
+        timeout: Duration,
+    ) -> Result<(String, String)> {
         let request = message::HelloRequest {
             entropy,
             hostname: hostname.to_owned(),
             realtime_ns: realtime_ns(),
+            sysctls,
             ..Default::default()
         };
         let answer = within(timeout, "Hello", self.client.hello(Context::default(), &request)).await?;
         Ok((cut(&answer.agent_version, 100), cut(&answer.kernel_release, 100)))
     }
 
-    /// `disks`: those that were plugged for it.
+    /// `disks`: those that were plugged for it, and what is on the one of the root file system.
     pub(crate) async fn create(
         &self,
         container: &str,
         spec: GuestSpec,
         io: ProcessIo,
-        disks: Vec<message::Disk>,
+        disks: (Vec<message::Disk>, Option<message::RootDisk>),
     ) -> Result<u32> {
+        let (disks, root_disk) = disks;
         let (with, kinds) = spec.shared.map_or_else(Default::default, |s| (s.with, s.kinds));
         let request = message::CreateContainerRequest {
             container_id: container.to_owned(),
@@ -84,6 +101,7 @@ impl Agent {
             share_namespaces_with: with,
             shared_namespaces: kinds,
             disks,
+            root_disk: root_disk.into(),
             ..Default::default()
         };
         let answer = within(
@@ -193,13 +211,60 @@ impl Agent {
         Ok(())
     }
 
-    /// The container of the next out-of-memory kill; empty: none in particular. Waits for as long as it takes.
-    pub(crate) async fn next_oom(&self) -> Result<String> {
+    /// The next thing that happens in the guest. Waits for as long as it takes.
+    pub(crate) async fn next_event(&self) -> Result<GuestEvent> {
         let answer = self
             .client
             .next_event(Context::default(), &message::Empty::default())
             .await;
-        Ok(cut(&answer.map_err(|e| failed("NextEvent", e))?.oom_container_id, 256))
+        let event = answer.map_err(|e| failed("NextEvent", e))?;
+        Ok(match event.wanted_bytes {
+            0 => GuestEvent::OutOfMemory(cut(&event.oom_container_id, 256)),
+            bytes => GuestEvent::MemoryWanted(bytes),
+        })
+    }
+
+    /// Changes limits of a container. `resources`: OCI "linux.resources" as JSON.
+    pub(crate) async fn update(&self, container: &str, resources: Vec<u8>) -> Result<()> {
+        let request = message::UpdateRequest {
+            container_id: container.to_owned(),
+            resources,
+            ..Default::default()
+        };
+        within(SLOW, "Update", self.client.update(Context::default(), &request)).await?;
+        Ok(())
+    }
+
+    /// Has the guest ask for more memory before its containers run short, up to `bytes` more than it has.
+    pub(crate) async fn grow_memory(&self, bytes: u64) -> Result<()> {
+        let request = message::GrowMemoryRequest {
+            bytes,
+            ..Default::default()
+        };
+        within(
+            QUICK,
+            "GrowMemory",
+            self.client.grow_memory(Context::default(), &request),
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// Has the guest use that many CPUs, which are there.
+    pub(crate) async fn use_cpus(&self, count: u8) -> Result<()> {
+        let request = message::UseCpusRequest {
+            count: count.into(),
+            ..Default::default()
+        };
+        within(SLOW, "UseCpus", self.client.use_cpus(Context::default(), &request)).await?;
+        Ok(())
+    }
+
+    /// Has the guest look for devices that were plugged.
+    pub(crate) async fn rescan_bus(&self) -> Result<()> {
+        let request = message::Empty::default();
+        within(SLOW, "RescanBus", self.client.rescan_bus(Context::default(), &request)).await?;
+        Ok(())
     }
 
     /// Has the guest give a disk up, which can then be unplugged.

@@ -1,5 +1,6 @@
 //! A fake agent on the other end of the stream, which says what a hostile guest could.
 
+use std::collections::HashMap;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -101,7 +102,10 @@ pub(crate) async fn client_of(test: &str, fake: Arc<dyn Service + Send + Sync>) 
 #[tokio::test]
 async fn texts_of_the_guest_are_cut_and_stripped() {
     let agent = agent("text").await;
-    let (version, kernel) = agent.hello("host", vec![1], Duration::from_secs(10)).await.unwrap();
+    let (version, kernel) = agent
+        .hello("host", HashMap::new(), vec![1], Duration::from_secs(10))
+        .await
+        .unwrap();
     assert!(version.starts_with("[2Jhostvvv") && version.len() == 100, "{version}");
     assert_eq!(kernel, "");
     let error = agent.start("other").await.unwrap_err().to_string();
@@ -139,7 +143,7 @@ async fn streams_are_named_and_a_status_is_a_byte() {
         },
         size: (80, 24),
     };
-    assert_eq!(agent.create("c", spec, io, Vec::new()).await.unwrap(), 77);
+    assert_eq!(agent.create("c", spec, io, Default::default()).await.unwrap(), 77);
     assert_eq!(agent.wait("c", "").await.unwrap(), 3);
 }
 
@@ -157,6 +161,9 @@ async fn an_agent_that_never_answers_is_waited_for_only_so_long() {
     let (ours, _theirs) = UnixStream::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
     let agent = Agent::new(ours).unwrap();
-    let error = agent.hello("", vec![], Duration::from_millis(50)).await.unwrap_err();
+    let error = agent
+        .hello("", HashMap::new(), vec![], Duration::from_millis(50))
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
 }

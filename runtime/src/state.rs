@@ -251,7 +251,8 @@ fn subfolders(path: &Path) -> Result<Vec<PathBuf>> {
         .collect())
 }
 
-fn private_folder() -> DirBuilder {
+/// Makes folders that root alone can look into.
+pub(crate) fn private_folder() -> DirBuilder {
     let mut builder = DirBuilder::new();
     builder.mode(0o700);
     builder

@@ -147,6 +147,7 @@ fn resources(linux: &LinuxPodSandboxConfig) -> PodResources {
         cpuset_cpus: text(&sums.cpuset_cpus),
         cpuset_mems: text(&sums.cpuset_mems),
         block_io: None,
+        unified: Vec::new(),
     }
 }
 

@@ -451,31 +451,12 @@ impl Task for TaskService {
 
     async fn update(&self, _: &TtrpcContext, request: api::UpdateTaskRequest) -> ttrpc::Result<api::Empty> {
         let pod = self.pod(&request.id).map_err(answer)?;
-        pod.state(&request.id, None).await.map_err(answer)?;
-        if asks_for_nothing(&request.resources.value) {
-            return Ok(api::Empty::default());
-        }
-        let message = format!(
-            "container {}: this runtime cannot change the limits of a running container",
-            request.id
-        );
-        Err(unimplemented(&message))
+        detached(async move {
+            pod.update(&request.id, &request.resources.value).await?;
+            Ok(api::Empty::default())
+        })
+        .await
     }
-}
-
-/// Whether an update sets no limit at all, as Docker's when only the restart policy changes.
-fn asks_for_nothing(resources: &[u8]) -> bool {
-    fn empty(value: &Value) -> bool {
-        match value {
-            Value::Null | Value::Bool(false) => true,
-            Value::Bool(true) => false,
-            Value::Number(number) => number.as_i64() == Some(0),
-            Value::String(text) => text.is_empty(),
-            Value::Array(values) => values.iter().all(empty),
-            Value::Object(values) => values.values().all(empty),
-        }
-    }
-    serde_json::from_slice(resources).is_ok_and(|resources| empty(&resources))
 }
 
 #[cfg(test)]

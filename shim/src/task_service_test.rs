@@ -105,22 +105,3 @@ fn process_details_are_of_the_type_that_clients_read() {
         "e1 (guest pid 42)"
     );
 }
-
-#[test]
-fn an_update_without_limits_is_told_from_one_that_sets_any() {
-    for nothing in [
-        "{}",
-        r#"{"cpu":{"shares":0,"quota":0,"cpus":""},"memory":{"limit":0},"pids":null,"blockIO":{"weight":0},"devices":[]}"#,
-    ] {
-        assert!(asks_for_nothing(nothing.as_bytes()), "{nothing}");
-    }
-    for something in [
-        r#"{"memory":{"limit":1}}"#,
-        r#"{"cpu":{"cpus":"0"}}"#,
-        r#"{"pids":{"limit":-1}}"#,
-        "",
-        "{",
-    ] {
-        assert!(!asks_for_nothing(something.as_bytes()), "{something}");
-    }
-}

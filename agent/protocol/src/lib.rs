@@ -26,8 +26,12 @@ pub const CONTROL_PORT: u32 = 1024;
 pub const STREAM_PORT: u32 = 1025;
 
 /// Where the guest mounts the pod's virtio-fs share (tag [`SHARE_TAG`]). The host puts container `C`'s root file
-/// system at `SHARE_MOUNT/C/rootfs`, or `SHARE_MOUNT/C/ready-rootfs` where it lay ready, and its n-th volume at `SHARE_MOUNT/C/mounts/n`.
+/// system at `SHARE_MOUNT/C/rootfs`, or `SHARE_MOUNT/C/ready-rootfs` where it lay ready, and the pod's n-th volume at
+/// `SHARE_MOUNT/VOLUMES/n`.
 pub const SHARE_MOUNT: &str = "/run/bulkhead/share";
+
+/// Name of the volumes' folder in the share; no container's id.
+pub const VOLUMES: &str = "@volumes";
 
 /// virtio-fs tag of the pod's share.
 pub const SHARE_TAG: &str = "share";
@@ -35,7 +39,10 @@ pub const SHARE_TAG: &str = "share";
 /// Largest ttrpc message, bytes (the protocol's own bound). Specs that do not fit are refused before they are sent.
 pub const MAX_MESSAGE: usize = 4 << 20;
 
-/// Where the guest has a node of the disk in this PCI slot; mounts of a spec name it as their source.
+/// Where the guest has nodes of the disks that were plugged.
+pub const DISKS: &str = "/dev/bulkhead";
+
+/// That of the disk in this PCI slot; mounts of a spec name it as their source.
 pub fn disk_path(slot: u32) -> String {
-    format!("/dev/bulkhead/disk{slot}")
+    format!("{DISKS}/disk{slot}")
 }

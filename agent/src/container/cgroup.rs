@@ -4,7 +4,7 @@
 //! one of the kernel's own files. Limits that mean host hardware (cpuset's CPU and node numbers, io of host devices) act on the
 //! host alone and are left out here.
 
-use super::limits;
+use super::{cgroup_tree, limits};
 use crate::sys::send_signal;
 use nix::libc;
 use nix::unistd::Pid;
@@ -22,8 +22,6 @@ use tokio::time::{Instant, sleep};
 pub const ROOT: &str = "/sys/fs/cgroup";
 /// The group of all containers, below [`ROOT`].
 const TOP: &str = "pod";
-/// How deep the groups that a container made for itself are followed.
-const MAX_DEPTH: usize = 32;
 /// How long a freeze, and the end of killed processes, may take: less than the host waits for an answer, so that it hears why.
 const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 8000 });
 /// The files that [`Cgroup::stats`] reads; those of hugetlb are added by what the directory holds.
@@ -73,9 +71,9 @@ pub enum CgroupError {
         /// Why.
         source: io::Error,
     },
-    /// Limits that contradict each other.
+    /// Limits that contradict each other, or limit what there is not.
     #[error("{0}")]
-    Refused(&'static str),
+    Refused(String),
     /// The kernel does not act in time.
     #[error("{} processes are not {state} after {} s", path.display(), PATIENCE.as_secs())]
     Late {
@@ -90,7 +88,7 @@ type Result<T> = std::result::Result<T, CgroupError>;
 
 /// Turns every controller on for the groups of containers. Called once at boot.
 pub fn prepare_tree(root: &Path) -> Result<()> {
-    let top = root.join(TOP);
+    let top = top(root);
     make_directory(&top)?;
     for group in [root, &top] {
         let controllers = read(&group.join("cgroup.controllers"))?;
@@ -108,6 +106,11 @@ pub fn prepare_tree(root: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The group of all containers, whose tree is mounted at `root`.
+pub fn top(root: &Path) -> PathBuf {
+    root.join(TOP)
+}
+
 /// A container's group.
 #[derive(Clone, Debug)]
 pub struct Cgroup {
@@ -119,13 +122,16 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// Makes the group of container `id`, empty and without limits.
+    /// Makes the group of container `id`, empty and without limits but for the groups below it: the agent goes through them.
     pub fn create(root: &Path, id: &str) -> Result<Self> {
         let name = Path::new("/").join(TOP).join(format!("{id}.container"));
-        let path = root.join(TOP).join(format!("{id}.container"));
+        let path = top(root).join(format!("{id}.container"));
         make_directory(&path)?;
         let freezing = Arc::default();
-        Ok(Self { path, name, freezing })
+        let group = Self { path, name, freezing };
+        group.write("cgroup.max.depth", &cgroup_tree::MAX_DEPTH.to_string())?;
+        group.write("cgroup.max.descendants", &cgroup_tree::MAX_GROUPS.to_string())?;
+        Ok(group)
     }
 
     /// Path below the mount point.
@@ -162,6 +168,11 @@ impl Cgroup {
     /// Writes the limits of a spec and binds the group to its rules for devices.
     pub fn apply(&self, resources: &LinuxResources) -> Result<()> {
         super::devices::restrict(self, resources.devices().as_deref().unwrap_or_default())?;
+        self.update(resources)
+    }
+
+    /// Writes limits, those that are there.
+    pub fn update(&self, resources: &LinuxResources) -> Result<()> {
         let limits = limits::files(resources, |file| self.path.join(file).exists()).map_err(CgroupError::Refused)?;
         for limit in limits {
             let written = if limit.file.contains('/') {
@@ -182,49 +193,24 @@ impl Cgroup {
     }
 
     /// Pids of all processes in the group and below.
-    pub fn pids(&self) -> Result<Vec<u32>> {
-        let mut pids = Vec::new();
-        for group in self.tree()? {
-            // Groups that a container removes meanwhile have no processes.
-            if let Ok(text) = fs::read_to_string(group.join("cgroup.procs")) {
-                pids.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
-            }
-        }
-        pids.sort_unstable();
-        pids.dedup();
-        Ok(pids)
+    pub async fn pids(&self) -> Result<Vec<u32>> {
+        self.apart("list", cgroup_tree::pids).await
     }
 
-    /// The group and those below it, parents first.
-    fn tree(&self) -> Result<Vec<PathBuf>> {
-        let mut groups = vec![self.path.clone()];
-        let mut level = groups.clone();
-        for _ in 0..MAX_DEPTH {
-            let mut next = Vec::new();
-            for group in &level {
-                let entries = match fs::read_dir(group) {
-                    Ok(entries) => entries,
-                    Err(_) if *group != self.path => continue,
-                    Err(source) => {
-                        return Err(CgroupError::File {
-                            verb: "list",
-                            path: group.clone(),
-                            source,
-                        });
-                    }
-                };
-                let directories = entries
-                    .flatten()
-                    .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-                next.extend(directories.map(|entry| entry.path()));
-            }
-            if next.is_empty() {
-                break;
-            }
-            groups.extend(next.iter().cloned());
-            level = next;
-        }
-        Ok(groups)
+    /// Does with the group's directory what goes through those below it, on another thread.
+    async fn apart<T: Send + 'static>(
+        &self,
+        verb: &'static str,
+        work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let path = self.path.clone();
+        let done = tokio::task::spawn_blocking(move || work(&path)).await;
+        let done = done.unwrap_or_else(|error| Err(io::Error::other(error)));
+        done.map_err(|source| CgroupError::File {
+            verb,
+            path: self.path.clone(),
+            source,
+        })
     }
 
     /// Contents of the counters and limits by file name, those that exist.
@@ -284,15 +270,18 @@ impl Cgroup {
             // A process that waits for a file system cannot stand still, but hear signals.
             crate::kmsg::notice(&format!("signal {signal}: {}", crate::error::chain(&error)));
         }
-        let pids = self.pids();
-        for pid in pids.iter().flatten() {
-            // One that has ended meanwhile needs no signal.
-            let _gone = send_signal(Pid::from_raw(pid.cast_signed()), signal);
-        }
+        let sent = self.apart("list", move |group| {
+            for pid in cgroup_tree::pids(group)? {
+                // One that has ended meanwhile needs no signal.
+                let _gone = send_signal(Pid::from_raw(pid.cast_signed()), signal);
+            }
+            Ok(())
+        });
+        let sent = sent.await;
         if !was_frozen {
             self.freeze_or_thaw(false).await?;
         }
-        pids.map(drop)
+        sent
     }
 
     /// Kills every process in the group and below, frozen ones too.
@@ -307,24 +296,9 @@ impl Cgroup {
         }
         self.kill()?;
         self.until("populated", 0, "gone").await?;
-        let deadline = Instant::now() + PATIENCE;
-        for group in self.tree()?.iter().rev() {
-            // The last processes are unhashed a moment after the group has become unpopulated.
-            while let Err(source) = fs::remove_dir(group) {
-                if source.kind() == io::ErrorKind::NotFound {
-                    break;
-                }
-                if Instant::now() >= deadline {
-                    return Err(CgroupError::File {
-                        verb: "remove",
-                        path: group.clone(),
-                        source,
-                    });
-                }
-                sleep(Duration::from_millis(1)).await;
-            }
-        }
-        Ok(())
+        let deadline = std::time::Instant::now() + PATIENCE;
+        self.apart("remove", move |group| cgroup_tree::remove(group, deadline))
+            .await
     }
 
     /// Waits until `key` in cgroup.events is `value`.

@@ -16,22 +16,30 @@ use std::path::Path;
 /// Folders in each other.
 const MAX_DEPTH: u32 = 128;
 
-/// The folder of `rootfs` that a mount at `place` hides; `None` if there is none.
-pub fn open_below(rootfs: &Path, place: &Path) -> io::Result<Option<OwnedFd>> {
+/// The folder of `base` that a mount at `place` hides; `None` if there is none. It is open as O_PATH.
+pub fn open_below(base: &Path, place: &Path) -> io::Result<Option<OwnedFd>> {
+    let folder = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let how = OpenHow::new()
-        .flags(OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+        .flags(folder)
         .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    match openat2(File::open(rootfs)?, place, how) {
+    let at = |base: OwnedFd| {
+        openat2(
+            base,
+            &Path::new(".").join(place.strip_prefix("/").unwrap_or(place)),
+            how,
+        )
+    };
+    match open(base, folder, Mode::empty()).and_then(at) {
         Ok(folder) => Ok(Some(folder)),
         Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
         Err(errno) => Err(errno.into()),
     }
 }
 
-/// Copies the contents of the folder `from` into the one at `place`.
-pub fn copy(from: OwnedFd, place: &Path) -> io::Result<()> {
+/// Copies the contents of a folder that [`open_below`] has found into the one at `place`.
+pub fn copy(from: &OwnedFd, place: &Path) -> io::Result<()> {
     let to = open(place, FOLDER, Mode::empty())?;
-    Ok(copy_folder(from, &to, 0)?)
+    Ok(copy_folder(openat(from, ".", FOLDER, Mode::empty())?, &to, 0)?)
 }
 
 const FOLDER: OFlag = OFlag::O_DIRECTORY.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);

@@ -18,7 +18,7 @@ impl Folders {
 
     fn copy(&self, place: &str) -> io::Result<()> {
         match open_below(&self.at("rootfs"), place.as_ref())? {
-            Some(hidden) => copy(hidden, &self.at("new")),
+            Some(hidden) => copy(&hidden, &self.at("new")),
             None => Ok(()),
         }
     }

@@ -2,12 +2,8 @@
 
 use super::complaints::{self, Complaints};
 use super::helper::{TerminalSize, receive};
-use super::mounts;
-use super::program;
 use super::restrictions::Restrictions;
-use super::rlimits;
-use super::stream_owner;
-use super::user_namespace;
+use super::{keyring, mounts, program, rlimits, stream_owner, user_namespace};
 use crate::error::chain;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::container::{ContainerStatus, State};
@@ -47,6 +43,21 @@ pub struct Request {
     pub network_sysctls: HashMap<String, String>,
     /// Nodes of the disks that were plugged for it, which mounts may have as their source.
     pub disks: Vec<PathBuf>,
+    /// The root file system, if it is on one of them.
+    pub root_disk: Option<RootDisk>,
+}
+
+/// A file system on a disk.
+#[derive(Serialize, Deserialize)]
+pub struct RootDisk {
+    /// The disk's node.
+    pub source: PathBuf,
+    /// What the kernel calls it.
+    pub file_system: String,
+    /// As mount(2) takes them.
+    pub flags: u64,
+    /// Likewise.
+    pub data: String,
 }
 
 /// What the helper leaves to the agent.
@@ -69,28 +80,18 @@ pub fn start_socket(directory: &Path, id: &str) -> PathBuf {
 
 /// Makes the container.
 pub fn run(mut request: Request) -> Outcome {
-    let rootfs = request
-        .spec
-        .root()
-        .as_ref()
-        .map(|root| root.path().clone())
-        .unwrap_or_default();
-    if !rootfs.is_dir() {
-        return Err(format!(
-            "the container's root file system {} is not there",
-            rootfs.display()
-        ));
-    }
-    let rootfs = at_hand(&mut request.spec, &rootfs, &request.directory)?;
+    let rootfs = at_hand(&mut request)?;
     // Before the mounts get their true places: it compares them as they are written.
     prepare_cwd(&request.spec, &rootfs)?;
-    let unfinished = mounts::prepare(&mut request.spec, &rootfs)?;
-    mounts::mount_here(&mut request.spec, &request.disks, &request.directory)?;
+    let (unfinished, originals) = mounts::prepare(&mut request.spec, &rootfs)?;
+    mounts::mount_here(&mut request.spec, &request.disks, &originals, &request.directory)?;
+    drop(originals);
     mounts::lend_file_systems(&mut request.spec, &request.directory)?;
     let user_namespace = user_namespace::make(&mut request.spec)?;
     if let Some(process) = request.spec.process() {
         rlimits::make_room(process)?;
     }
+    keyring::join(&request.id)?;
     apply_network_sysctls(&request.network_sysctls)?;
     let text = |error: std::io::Error| format!("cannot prepare {}: {error}", request.directory.display());
     let bundle = request.directory.join("bundle");
@@ -134,7 +135,7 @@ pub fn run(mut request: Request) -> Outcome {
                 }
             };
             // Last: it leads out of the guest's own mounts.
-            unfinished.finish(pid, &rootfs)?;
+            unfinished.finish(pid)?;
             Ok(Made {
                 pid,
                 terminal,
@@ -148,20 +149,34 @@ pub fn run(mut request: Request) -> Outcome {
     }
 }
 
-/// Binds the root file system below the container's own directory, in a mount namespace of this process: on the way to where it lies
-/// every name is asked of the host each time that it is used. Gives its path there, which the spec then has, too.
-fn at_hand(spec: &mut Spec, rootfs: &Path, directory: &Path) -> Result<PathBuf, String> {
-    let near = directory.join("rootfs");
-    let bind = || -> std::io::Result<()> {
+/// Mounts the root file system below the container's own directory, in a mount namespace of this process: from its disk, or as a bind
+/// mount, because on the way to where it lies in the share every name is asked of the host each time that it is used. Gives its path
+/// there, which the spec then has, too.
+fn at_hand(request: &mut Request) -> Result<PathBuf, String> {
+    let near = request.directory.join("rootfs");
+    let apart = || -> std::io::Result<()> {
         std::fs::create_dir_all(&near)?;
         unshare(CloneFlags::CLONE_NEWNS)?;
         let none = None::<&str>;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
-        mount(Some(rootfs), &near, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)?;
         Ok(())
     };
-    bind().map_err(|error| format!("cannot bind the root file system {}: {error}", rootfs.display()))?;
-    if let Some(root) = spec.root_mut() {
+    apart().map_err(|error| format!("cannot prepare {}: {error}", near.display()))?;
+    let failed = |source: &Path, errno| {
+        let why = program::text(errno);
+        format!("cannot mount the root file system {}: {why}", source.display())
+    };
+    if let Some(disk) = &request.root_disk {
+        let (source, kind, data) = (&disk.source, Some(disk.file_system.as_str()), Some(disk.data.as_str()));
+        let flags = MsFlags::from_bits_retain(disk.flags);
+        mount(Some(source), &near, kind, flags, data).map_err(|errno| failed(source, errno))?;
+    } else {
+        let rootfs = request.spec.root().as_ref().map(|root| root.path().clone());
+        let rootfs = rootfs.unwrap_or_default();
+        let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+        mount(Some(&rootfs), &near, None::<&str>, flags, None::<&str>).map_err(|errno| failed(&rootfs, errno))?;
+    }
+    if let Some(root) = request.spec.root_mut() {
         root.set_path(near.clone());
     }
     Ok(near)

@@ -6,10 +6,9 @@
 
 use super::create::{Made, Outcome};
 use super::helper::TerminalSize;
-use super::program;
 use super::restrictions::Restrictions;
-use super::rlimits;
-use super::stream_owner;
+use super::scheduling::Scheduling;
+use super::{keyring, program, rlimits, stream_owner};
 use crate::sys;
 use libcontainer::capabilities::reset_effective;
 use libcontainer::syscall::syscall::create_syscall;
@@ -30,6 +29,8 @@ use std::path::PathBuf;
 /// What to start.
 #[derive(Serialize, Deserialize)]
 pub struct Request {
+    /// The container's name.
+    pub id: String,
     /// Init of the container in the guest's root pid namespace.
     pub init: i32,
     /// cgroup.procs of the container.
@@ -40,6 +41,8 @@ pub struct Request {
     pub process: Process,
     /// The container's profile.
     pub seccomp: Option<LinuxSeccomp>,
+    /// How it is to be scheduled.
+    pub scheduling: Scheduling,
     /// A terminal of this size.
     pub terminal: Option<TerminalSize>,
 }
@@ -69,6 +72,7 @@ fn start(request: &Request) -> Outcome {
         Some(owner) => stream_owner::give(owner)?,
     }
     rlimits::make_room(&request.process)?;
+    keyring::join(&request.id)?;
     let shares = |kind: &str| namespace("self", kind) == namespace(&request.init.to_string(), kind);
     let own_user_namespace = shares("user");
     let mut namespaces = CloneFlags::CLONE_NEWIPC
@@ -163,6 +167,7 @@ fn enter(
             .map_err(|error| format!("cannot set rlimit {}: {error}", limit.typ()))?;
     }
     setsid().map_err(step("setsid"))?;
+    request.scheduling.apply()?;
     let user = process.user();
     if let Some(size) = request.terminal {
         open_terminal(size, user.uid(), master_sender)?;

@@ -14,9 +14,12 @@ pub struct Limit {
 /// Quota period that the kernel takes by default, microseconds.
 const DEFAULT_PERIOD: u64 = 100_000;
 
+/// Huge pages of x86-64. One whose CPU has only the first cannot use, and need not be kept from, the second.
+const PAGE_SIZES: [&str; 2] = ["2MB", "1GB"];
+
 /// The files to write for `resources`. `exists` tells whether the kernel has a file: swap and hugetlb depend on its config, and
 /// swap accounting that cannot act is left out silently as runc leaves it out on a host without swap.
-pub fn files(resources: &LinuxResources, exists: impl Fn(&str) -> bool) -> Result<Vec<Limit>, &'static str> {
+pub fn files(resources: &LinuxResources, exists: impl Fn(&str) -> bool) -> Result<Vec<Limit>, String> {
     let mut limits = Vec::new();
     let mut set = |file: &str, value: String| {
         limits.push(Limit {
@@ -37,9 +40,15 @@ pub fn files(resources: &LinuxResources, exists: impl Fn(&str) -> bool) -> Resul
         }
     }
     for page in resources.hugepage_limits().iter().flatten() {
-        let file = format!("hugetlb.{}.max", page.page_size());
-        if exists(&file) {
-            set(&file, page.limit().to_string());
+        let size = page.page_size();
+        if !PAGE_SIZES.contains(&size.as_str()) {
+            return Err(format!("invalid page size {size:?} in hugepageLimits"));
+        }
+        // Pages that are reserved count like those that are used, where the kernel knows the difference.
+        for file in [format!("hugetlb.{size}.max"), format!("hugetlb.{size}.rsvd.max")] {
+            if exists(&file) {
+                set(&file, page.limit().to_string());
+            }
         }
     }
     for (file, value) in resources.unified().iter().flatten() {

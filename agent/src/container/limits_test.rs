@@ -67,3 +67,14 @@ fn pids_limit_zero_is_unset_and_negative_is_unlimited() {
     assert_eq!(limits(r#"{"pids":{"limit":-1}}"#, &[]), [pair("pids.max", "max")]);
     assert_eq!(limits(r#"{"pids":{"limit":7}}"#, &[]), [pair("pids.max", "7")]);
 }
+
+#[test]
+fn huge_pages_have_the_sizes_that_the_machine_has() {
+    let json = r#"{"hugepageLimits":[{"pageSize":"2MB","limit":4194304},{"pageSize":"1GB","limit":0}]}"#;
+    let existing = ["hugetlb.2MB.max", "hugetlb.2MB.rsvd.max"];
+    let expected = existing.map(|file| pair(file, "4194304"));
+    assert_eq!(limits(json, &existing), expected, "a machine without pages of 1 GB");
+    let unknown = r#"{"hugepageLimits":[{"pageSize":"3MB","limit":0}]}"#;
+    let error = files(&serde_json::from_str(unknown).unwrap(), |_| true).unwrap_err();
+    assert!(error.contains("invalid page size \"3MB\""), "{error}");
+}

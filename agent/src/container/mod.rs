@@ -4,12 +4,14 @@
 //! its creation begins until it is deleted. Operations never hold a lock while they wait.
 
 pub mod cgroup;
+mod cgroup_tree;
 mod complaints;
 mod copy_up;
 mod create;
 mod devices;
 pub mod exec;
 pub mod helper;
+mod keyring;
 mod limits;
 mod mounts;
 mod oom;
@@ -17,6 +19,7 @@ pub mod process;
 mod program;
 mod restrictions;
 mod rlimits;
+mod scheduling;
 mod seccomp;
 pub mod share;
 mod spec;
@@ -25,6 +28,7 @@ mod user_namespace;
 
 use crate::disks;
 use crate::error::{Error, Kind, Result};
+use crate::events::Events;
 use crate::reaper::{Reaper, ended};
 use crate::stdio;
 use crate::streams::Streams;
@@ -34,13 +38,12 @@ use helper::{Request, TerminalSize};
 use nix::libc;
 use oci_spec::runtime::LinuxSeccomp;
 use process::Process;
+use scheduling::Scheduling;
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-
-pub use oom::OomEvents;
 
 /// How long a start may wait for the init to run its program, which may be a cold file: less than the 60 s that the host waits.
 const START_PATIENCE: Duration = Duration::from_secs(50);
@@ -64,6 +67,9 @@ struct Container {
     cgroup: Cgroup,
     directory: PathBuf,
     seccomp: Option<LinuxSeccomp>,
+    scheduling: Scheduling,
+    /// Whether it uses files of the pod's share.
+    shares: bool,
     started: Mutex<bool>,
     /// Until the start: the pipe that ends when the init's program runs.
     waiting: Mutex<Option<OwnedFd>>,
@@ -76,7 +82,7 @@ pub struct Containers {
     places: Places,
     reaper: Arc<Reaper>,
     streams: Arc<Streams>,
-    oom: Arc<OomEvents>,
+    events: Arc<Events>,
     /// By container id; `None` while the container is being created or deleted.
     containers: Mutex<HashMap<String, Option<Arc<Container>>>>,
 }
@@ -125,14 +131,19 @@ impl Containers {
             places,
             reaper,
             streams,
-            oom: Arc::default(),
+            events: Arc::default(),
             containers: Mutex::default(),
         }
     }
 
-    /// Out-of-memory kills as they happen.
-    pub fn oom_events(&self) -> &OomEvents {
-        &self.oom
+    /// What happens to them.
+    pub fn events(&self) -> &Arc<Events> {
+        &self.events
+    }
+
+    /// The cgroup v2 folder that holds all of them.
+    pub fn top_cgroup(&self) -> PathBuf {
+        cgroup::top(&self.places.cgroups)
     }
 
     fn container(&self, id: &str) -> Result<Arc<Container>> {
@@ -214,18 +225,20 @@ impl Containers {
                 })
             }
         };
+        let share = Path::new(SHARE_MOUNT).join(id);
+        let shares = share::is_used(&share, &parsed);
         let cgroup_failed = |error: cgroup::CgroupError| Error::internal(format!("container {id:?}"), &error);
         let cgroup = Cgroup::create(&self.places.cgroups, id).map_err(cgroup_failed)?;
         let directory = self.places.state.join(id);
         let made = self
-            .make_in(request, parsed, joined.as_ref(), &cgroup, &directory)
+            .make_in(request, parsed, joined.as_ref(), &cgroup, &directory, shares)
             .await;
         if made.is_err() {
             if let Err(error) = cgroup.remove().await {
                 crate::kmsg::notice(&format!("after a failed creation: {}", crate::error::chain(&error)));
             }
             remove_directory(&directory);
-            share::forget(Path::new(SHARE_MOUNT).join(id)).await;
+            share::forget(share, shares).await;
         }
         made
     }
@@ -237,8 +250,10 @@ impl Containers {
         joined: Option<&spec::Joined<'_>>,
         cgroup: &Cgroup,
         directory: &Path,
+        shares: bool,
     ) -> Result<Arc<Container>> {
         let id = request.container_id.as_str();
+        let scheduling = Scheduling::of(&parsed);
         let adapted = spec::adapt(parsed, cgroup, joined)?;
         let resources = adapted.resources.unwrap_or_default();
         cgroup
@@ -255,13 +270,19 @@ impl Containers {
             terminal: terminal_size(&request.stdio),
             network_sysctls: adapted.network_sysctls,
             disks: request.disks.iter().map(|disk| disk_path(disk.slot).into()).collect(),
+            root_disk: request.root_disk.as_ref().map(|disk| create::RootDisk {
+                source: disk_path(disk.slot).into(),
+                file_system: disk.file_system.clone(),
+                flags: disk.flags,
+                data: disk.data.clone(),
+            }),
         }));
         let mut started = helper::run(&self.places.program, &self.reaper, &helper_request, ends).await?;
         let attached = prepared
             .attach(started.terminal.take())
             .map_err(|error| Error::internal("cannot attach the container's streams", &error))?;
         let init = Arc::new(Process::new(started.pid, started.exit, attached));
-        oom::watch(&self.oom, cgroup, id, init.exit());
+        oom::watch(&self.events, cgroup, id, init.exit());
         if kill_rest_at_end {
             kill_rest(cgroup.clone(), init.clone());
         }
@@ -270,6 +291,8 @@ impl Containers {
             cgroup: cgroup.clone(),
             directory: directory.to_owned(),
             seccomp,
+            scheduling,
+            shares,
             started: Mutex::new(false),
             waiting: Mutex::new(started.waiting),
             execs: Mutex::default(),
@@ -357,9 +380,11 @@ impl Containers {
             return Err(refused("is paused"));
         }
         let helper_request = Request::Exec(Box::new(exec::Request {
+            id: id.to_string(),
             init: init.as_raw(),
             procs_file: container.cgroup.procs_file(),
             init_procs_file: container.cgroup.procs_file_of(init),
+            scheduling: container.scheduling.clone().with(&process),
             process,
             seccomp: container.seccomp.clone(),
             terminal: terminal_size(&request.stdio),
@@ -391,6 +416,16 @@ impl Containers {
             return container.cgroup.signal(signal).await.map_err(failed);
         }
         self.process(&request.container_id, &request.exec_id)?.signal(signal)
+    }
+
+    /// Changes limits of a container. `resources`: OCI "linux.resources" as JSON.
+    pub async fn update(&self, id: &str, resources: &[u8]) -> Result<()> {
+        let cgroup = self.container(id)?.cgroup.clone();
+        let resources = spec::parse_resources(resources)?;
+        let failed = |error: &dyn std::error::Error| Error::internal(format!("container {id:?}"), error);
+        // A memory limit below what is in use is written for as long as the kernel takes memory back and kills.
+        let done = tokio::task::spawn_blocking(move || cgroup.update(&resources)).await;
+        done.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
     }
 
     /// Waits for the end of a process.
@@ -434,12 +469,10 @@ impl Containers {
     }
 
     /// Guest pids of all processes of a container.
-    pub fn pids(&self, id: &str) -> Result<Vec<u32>> {
+    pub async fn pids(&self, id: &str) -> Result<Vec<u32>> {
         let container = self.container(id)?;
-        container
-            .cgroup
-            .pids()
-            .map_err(|error| Error::internal(format!("container {id:?}"), &error))
+        let pids = container.cgroup.pids().await;
+        pids.map_err(|error| Error::internal(format!("container {id:?}"), &error))
     }
 
     /// The container's cgroup files.
@@ -498,7 +531,7 @@ impl Container {
         let answer = self.answer(&self.init);
         self.cgroup.remove().await.map_err(failed)?;
         remove_directory(&self.directory);
-        share::forget(Path::new(SHARE_MOUNT).join(id)).await;
+        share::forget(Path::new(SHARE_MOUNT).join(id), self.shares).await;
         Ok(answer)
     }
 }

@@ -2,22 +2,26 @@
 //! yet, it ignores options of a bind mount that it does not know, it drops some of the others, and nothing can be run any more from a
 //! path that it makes read-only.
 //!
-//! [`prepare`] is called in the helper before the container is made, so that nobody changes its root file system yet, and
-//! [`Unfinished::finish`] before its program runs.
+//! [`prepare`] and [`mount_here`] are called in the helper before the container is made, so that nobody changes its root file system yet,
+//! and [`Unfinished::finish`] before its program runs.
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns};
+use nix::sys::stat::fstat;
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::Pid;
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
 use safe_path::scoped_resolve;
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
-use super::{copy_up, program};
+use super::user_namespace::Outside;
+use super::{cgroup, copy_up, program};
 use crate::sys;
 
 /// The only files below /proc that may be replaced: those by which lxcfs and its like show a container its limits.
@@ -107,10 +111,8 @@ pub struct Unfinished(Vec<(PathBuf, Change)>);
 /// What is left to do at one place.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Change {
-    /// What the root file system has there lies in the new one, too.
-    CopyUp,
     Propagation(MsFlags),
-    /// The mount is; libcontainer leaves /dev writable, to make devices there.
+    /// The mount is; until then there are devices to be made in /dev, and places of further mounts in a tmpfs.
     ReadOnly,
     /// Whatever lies there is, and may not lie there.
     ReadOnlyPath,
@@ -118,30 +120,46 @@ enum Change {
     NoLinks,
 }
 
+/// The folders that mounts with the option [`COPY_UP`] begin with, by the mount's number in the spec.
+pub type Originals = HashMap<usize, OwnedFd>;
+
 /// Puts each mount's place into the spec as what it is in the root file system, and refuses what runc refuses.
-pub fn prepare(spec: &mut Spec, rootfs: &Path) -> Result<Unfinished, String> {
+pub fn prepare(spec: &mut Spec, rootfs: &Path) -> Result<(Unfinished, Originals), String> {
     let mut earlier: Vec<Earlier> = Vec::new();
     let mut unfinished = Vec::new();
-    for mount in spec.mounts_mut().iter_mut().flatten() {
+    let mut originals = Originals::new();
+    for (number, mount) in spec.mounts_mut().iter_mut().flatten().enumerate() {
         check_options(mount)?;
         let destination = mount.destination().clone();
-        let place = place_of(&destination, rootfs, &earlier)
-            .map_err(|error| format!("error mounting to rootfs at {destination:?}: {error}"))?;
+        let failed = |error| format!("error mounting to rootfs at {destination:?}: {error}");
+        let place = place_of(&destination, rootfs, &earlier).map_err(failed)?;
         check_proc(mount, &place)?;
         // What comes to lie under this mount cannot be reached any more.
         unfinished.retain(|(below, _): &(PathBuf, Change)| !below.starts_with(&place));
         unfinished.extend(changes(mount).into_iter().map(|change| (place.clone(), change)));
+        let tmpfs = is_tmpfs(mount);
+        let original = match tmpfs {
+            true => take_over(mount, &place, rootfs, &earlier).map_err(failed)?,
+            false => None,
+        };
         if let Some(options) = mount.options_mut() {
             // libcontainer takes these for the file system's.
             options.retain(|option| ![NO_LINKS, LINKS, COPY_UP].contains(&option.as_str()));
+            options.retain(|option| !tmpfs || ![READ_ONLY, WRITABLE].contains(&option.as_str()));
         }
         if place != destination {
             mount.set_destination(place.clone());
         }
-        earlier.push(Earlier {
-            place,
-            source: mount.source().clone().filter(|_| is_bind(mount)),
-        });
+        match original {
+            None => earlier.push(Earlier {
+                place,
+                source: mount.source().clone().filter(|_| is_bind(mount)),
+            }),
+            Some(folder) => {
+                originals.insert(number, folder);
+                cover(place, &mut earlier);
+            }
+        }
     }
     if let Some(linux) = spec.linux_mut() {
         let paths = linux.readonly_paths().iter().flatten().map(PathBuf::from);
@@ -149,35 +167,32 @@ pub fn prepare(spec: &mut Spec, rootfs: &Path) -> Result<Unfinished, String> {
         linux.set_readonly_paths(None);
     }
     unfinished.sort_by(|(_, one), (_, other)| one.cmp(other));
-    Ok(Unfinished(unfinished))
+    Ok((Unfinished(unfinished), originals))
 }
 
-/// A container in a user namespace of its own may not mount what shows a namespace that is not its own, such as the network, which is
-/// the whole pod's: it gets one that is mounted below `directory`, in the calling process's mount namespace.
+/// Mounts that show a namespace which is not the container's own are bound from one that is mounted outside of it, in the calling
+/// process's mount namespace. In a user namespace of its own a container may not mount them, such as the network's, which is the whole
+/// pod's. And whoever mounts the guest's cgroups anew sets their options for the whole guest (Documentation/admin-guide/cgroup-v2.rst).
 pub fn lend_file_systems(spec: &mut Spec, directory: &Path) -> Result<(), String> {
     let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().clone());
     let has = |kind| namespaces.iter().flatten().any(|namespace| namespace.typ() == kind);
-    if !has(LinuxNamespaceType::User) {
-        return Ok(());
-    }
-    let shows = |file_system: &str| match file_system {
-        "sysfs" => Some(LinuxNamespaceType::Network),
-        "mqueue" => Some(LinuxNamespaceType::Ipc),
-        "proc" => Some(LinuxNamespaceType::Pid),
-        _ => None,
+    let outside = |file_system: &str| match file_system {
+        "cgroup" | "cgroup2" => !has(LinuxNamespaceType::Cgroup),
+        "sysfs" => has(LinuxNamespaceType::User) && !has(LinuxNamespaceType::Network),
+        "mqueue" => has(LinuxNamespaceType::User) && !has(LinuxNamespaceType::Ipc),
+        "proc" => has(LinuxNamespaceType::User) && !has(LinuxNamespaceType::Pid),
+        _ => false,
     };
     for own in spec.mounts_mut().iter_mut().flatten() {
         let file_system = own.typ().clone().unwrap_or_default();
-        if shows(&file_system).is_none_or(has) {
+        if is_bind(own) || !outside(&file_system) {
             continue;
         }
-        let place = directory.join(&file_system);
-        let make = || -> io::Result<()> {
-            std::fs::create_dir_all(&place)?;
-            let name = Some(file_system.as_str());
-            Ok(mount(name, &place, name, MsFlags::empty(), None::<&str>)?)
+        let place = match file_system.as_str() {
+            "cgroup" | "cgroup2" => PathBuf::from(cgroup::ROOT),
+            _ => mounted_outside(&file_system, directory)
+                .map_err(|error| format!("cannot mount a file system {file_system:?} for the container: {error}"))?,
         };
-        make().map_err(|error| format!("cannot mount a file system {file_system:?} for the container: {error}"))?;
         let mut options = own.options().clone().unwrap_or_default();
         options.push("bind".to_owned());
         own.set_typ(Some("bind".to_owned()));
@@ -187,30 +202,39 @@ pub fn lend_file_systems(spec: &mut Spec, directory: &Path) -> Result<(), String
     Ok(())
 }
 
-/// Options of a file system itself that are words of mount(8).
-const OF_FILE_SYSTEM: [&str; 4] = ["ro", "sync", "dirsync", "lazytime"];
+fn mounted_outside(file_system: &str, directory: &Path) -> io::Result<PathBuf> {
+    let place = directory.join(file_system);
+    std::fs::create_dir_all(&place)?;
+    let name = Some(file_system);
+    mount(name, &place, name, MsFlags::empty(), None::<&str>)?;
+    Ok(place)
+}
 
-/// Mounts of `disks`, and those with options that libcontainer drops and nobody can set later, are made here, below `directory`, in the
-/// calling process's mount namespace, and bound from there. For disks there is another reason: a container's init is in the container's
-/// cgroup, whose device filter knows only what processes may open, and libcontainer mounts for writing first.
-pub fn mount_here(spec: &mut Spec, disks: &[PathBuf], directory: &Path) -> Result<(), String> {
-    let has = |mount: &Mount, option: &str| mount.options().iter().flatten().any(|has| has == option);
-    let is_meant = |mount: &&mut Mount| {
-        let of_disk = mount.source().as_ref().is_some_and(|source| disks.contains(source));
-        of_disk || (!is_bind(mount) && (has(mount, "sync") || has(mount, "dirsync")))
-    };
-    let mounts = spec.mounts_mut().iter_mut().flatten();
-    for (number, own) in mounts.filter(is_meant).enumerate() {
+/// Mounts of `disks`, those that begin with one of the `originals`, and those with options that libcontainer drops and nobody can set
+/// later, are made here, below `directory`, in the calling process's mount namespace, and bound from there. For disks there is another
+/// reason: a container's init is in the container's cgroup, whose device filter knows only what processes may open, and libcontainer
+/// mounts for writing first.
+pub fn mount_here(spec: &mut Spec, disks: &[PathBuf], originals: &Originals, directory: &Path) -> Result<(), String> {
+    let outside = Outside::of(spec);
+    for (number, own) in spec.mounts_mut().iter_mut().flatten().enumerate() {
+        let of_disk = own.source().as_ref().is_some_and(|source| disks.contains(source));
+        let writes_at_once = !is_bind(own) && (has(own, "sync") || has(own, "dirsync"));
+        let original = originals.get(&number);
+        if !of_disk && !writes_at_once && original.is_none() {
+            continue;
+        }
         let source = own.source().clone().unwrap_or_default();
         let place = directory.join(format!("mount{number}"));
         let kind = own.typ().clone().unwrap_or_default();
         let options = own.options().clone().unwrap_or_default();
-        let of_bind = |option: &&String| BIND_OPTIONS.contains(&option.as_str());
-        let is_own = |option: &&String| OF_FILE_SYSTEM.contains(&option.as_str()) || !of_bind(option);
-        let own_options: Vec<&str> = options.iter().filter(is_own).map(String::as_str).collect();
+        let (mut of_file_system, mut of_mount) = split(&options);
         let make = || -> io::Result<()> {
+            if is_tmpfs(own) {
+                of_file_system = owned(of_file_system, &outside)?;
+            }
             std::fs::create_dir_all(&place)?;
-            Ok(sys::mount_file_system(&source, &kind, &own_options, &place)?)
+            sys::mount_file_system(&source, &kind, &of_file_system, &place)?;
+            original.map_or(Ok(()), |folder| copy_up::copy(folder, &place))
         };
         make().map_err(|error| {
             format!(
@@ -218,13 +242,48 @@ pub fn mount_here(spec: &mut Spec, disks: &[PathBuf], directory: &Path) -> Resul
                 own.destination()
             )
         })?;
-        let mut options: Vec<String> = options.iter().filter(of_bind).cloned().collect();
-        options.push("bind".to_owned());
+        of_mount.push("bind".to_owned());
         own.set_typ(Some("bind".to_owned()))
             .set_source(Some(place))
-            .set_options(Some(options));
+            .set_options(Some(of_mount));
     }
     Ok(())
+}
+
+/// Options for the file system itself, and those for where it is mounted.
+fn split(options: &[String]) -> (Vec<String>, Vec<String>) {
+    let (mut of_file_system, mut of_mount) = (Vec::new(), Vec::new());
+    for option in options {
+        match option.as_str() {
+            READ_ONLY | WRITABLE => {
+                of_file_system.push(option.clone());
+                of_mount.push(option.clone());
+            }
+            "async" | "dirsync" | "lazytime" | "nolazytime" | "sync" => of_file_system.push(option.clone()),
+            known if BIND_OPTIONS.contains(&known) => of_mount.push(option.clone()),
+            _ => of_file_system.push(option.clone()),
+        }
+    }
+    (of_file_system, of_mount)
+}
+
+/// The options of a tmpfs that is made outside of its container's user namespace, whose ids they name; root is who owns it by default.
+fn owned(options: Vec<String>, outside: &Outside) -> io::Result<Vec<String>> {
+    let defaults = ["uid=0", "gid=0"].map(str::to_owned);
+    let translated = |option: String| {
+        let id = match option.split_once('=') {
+            Some(("uid", id)) => id.parse().ok().map(|id| ("uid", outside.user(id))),
+            Some(("gid", id)) => id.parse().ok().map(|id| ("gid", outside.group(id))),
+            _ => None,
+        };
+        match id {
+            // What is no number is the kernel's to refuse.
+            None => Ok(option),
+            Some((key, Some(id))) => Ok(format!("{key}={id}")),
+            Some((_, None)) => Err(Errno::EINVAL.into()),
+        }
+    };
+    defaults.into_iter().chain(options).map(translated).collect()
 }
 
 /// A mount of the spec that others may lie in.
@@ -243,17 +302,19 @@ const LINKS: &str = "symfollow";
 /// The option of a tmpfs that begins with what it hides.
 const COPY_UP: &str = "tmpcopyup";
 
+const READ_ONLY: &str = "ro";
+const WRITABLE: &str = "rw";
+
 /// What libcontainer drops of a mount's options.
 fn changes(mount: &Mount) -> Vec<Change> {
     let options = || mount.options().iter().flatten().map(String::as_str);
     let last_is = |yes: &str, no: &str| options().rfind(|option| [yes, no].contains(option)) == Some(yes);
     let bind = is_bind(mount);
-    let copied = mount.typ().as_deref() == Some("tmpfs") && options().any(|option| option == COPY_UP);
-    let read_only = mount.destination() == Path::new("/dev") && last_is("ro", "rw");
+    let last = mount.destination() == Path::new("/dev") || is_tmpfs(mount);
+    let read_only = last && last_is(READ_ONLY, WRITABLE);
     let mut changes: Vec<Change> = options()
         .filter_map(|option| propagation(option, bind).map(Change::Propagation))
         .collect();
-    changes.extend(copied.then_some(Change::CopyUp));
     changes.extend(read_only.then_some(Change::ReadOnly));
     changes.extend(last_is(NO_LINKS, LINKS).then_some(Change::NoLinks));
     changes
@@ -277,39 +338,21 @@ fn propagation(option: &str, below: bool) -> Option<MsFlags> {
 }
 
 impl Unfinished {
-    /// Does it, in the mount namespace of the container's init, which the calling process does not leave again. `rootfs` is the root
-    /// file system outside, where none of the mounts lie over it.
-    pub fn finish(&self, init: Pid, rootfs: &Path) -> Result<(), String> {
+    /// Does it, in the mount namespace of the container's init, which the calling process does not leave again.
+    pub fn finish(&self, init: Pid) -> Result<(), String> {
         if self.0.is_empty() {
             return Ok(());
-        }
-        let hidden = |(place, change): &(PathBuf, Change)| match change {
-            Change::CopyUp => copy_up::open_below(rootfs, place),
-            _ => Ok(None),
-        };
-        let failed = |place: &Path, error: io::Error| {
-            let why = error
-                .raw_os_error()
-                .map(|number| program::text(Errno::from_raw(number)));
-            let why = why.unwrap_or_else(|| error.to_string());
-            format!("cannot change the mount at {:?}: {why}", place.display().to_string())
-        };
-        let mut changes = Vec::new();
-        for change in &self.0 {
-            let hidden = hidden(change).map_err(|error| failed(&change.0, error))?;
-            changes.push((change, hidden));
         }
         let enter = || -> io::Result<()> {
             let namespace = File::open(format!("/proc/{init}/ns/mnt"))?;
             Ok(setns(namespace, CloneFlags::CLONE_NEWNS)?)
         };
         enter().map_err(|error| format!("cannot enter the container's mount namespace: {error}"))?;
-        for ((place, change), hidden) in changes {
-            match hidden {
-                Some(hidden) => copy_up::copy(hidden, place),
-                None => change.apply(place).map_err(io::Error::from),
-            }
-            .map_err(|error| failed(place, error))?;
+        for (place, change) in &self.0 {
+            change.apply(place).map_err(|errno| {
+                let why = program::text(errno);
+                format!("cannot change the mount at {:?}: {why}", place.display().to_string())
+            })?;
         }
         Ok(())
     }
@@ -320,8 +363,6 @@ impl Change {
         let change = |flags| mount(None::<&str>, place, None::<&str>, flags, None::<&str>);
         let add = |flag| change(MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags_at(place)? | flag);
         match self {
-            // Nothing was there.
-            Change::CopyUp => Ok(()),
             Change::Propagation(kind) => change(*kind),
             Change::ReadOnly => add(MsFlags::MS_RDONLY),
             Change::ReadOnlyPath => {
@@ -355,16 +396,12 @@ fn flags_at(path: &Path) -> nix::Result<MsFlags> {
 /// Where a mount comes to lie. What is below an earlier mount is not looked up: libcontainer finds it there.
 fn place_of(destination: &Path, rootfs: &Path, earlier: &[Earlier]) -> io::Result<PathBuf> {
     let root = Path::new("/");
-    let lies_in = |place: &Path| {
-        let mut mounts = earlier.iter().rev().filter(|mount| mount.place != root);
-        mounts.find_map(|mount| Some((mount, place.strip_prefix(&mount.place).ok()?.to_owned())))
-    };
     let mut place = root.to_owned();
     for part in destination.components() {
         match part {
             Component::Normal(name) => {
                 place.push(name);
-                if lies_in(&place).is_none() {
+                if lies_in(&place, earlier).is_none() {
                     place = root.join(scoped_resolve(rootfs, &place)?);
                 }
             }
@@ -374,7 +411,7 @@ fn place_of(destination: &Path, rootfs: &Path, earlier: &[Earlier]) -> io::Resul
             Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
         }
     }
-    if let Some((mount, rest)) = lies_in(&place)
+    if let Some((mount, rest)) = lies_in(&place, earlier)
         && let Some(source) = &mount.source
         && leads_through_links(source, &rest)?
     {
@@ -384,6 +421,47 @@ fn place_of(destination: &Path, rootfs: &Path, earlier: &[Earlier]) -> io::Resul
         )));
     }
     Ok(place)
+}
+
+/// The mount that can be seen at a place, and the way in it; `None` if that is the root file system.
+fn lies_in<'a>(place: &Path, earlier: &'a [Earlier]) -> Option<(&'a Earlier, PathBuf)> {
+    let mut mounts = earlier.iter().rev().filter(|mount| mount.place != Path::new("/"));
+    mounts.find_map(|mount| Some((mount, place.strip_prefix(&mount.place).ok()?.to_owned())))
+}
+
+/// Gives a tmpfs the mode of the folder that it comes to lie over, unless its options name one. The folder is given back if the tmpfs is to
+/// begin with what is in it. None is known in an earlier mount that is no bind mount.
+fn take_over(mount: &mut Mount, place: &Path, rootfs: &Path, earlier: &[Earlier]) -> io::Result<Option<OwnedFd>> {
+    let copied = has(mount, COPY_UP);
+    let mut options = mount.options().clone().unwrap_or_default();
+    if !copied && options.iter().any(|option| option.starts_with("mode=")) {
+        return Ok(None);
+    }
+    let folder = match lies_in(place, earlier) {
+        None => copy_up::open_below(rootfs, place)?,
+        Some((mount, way)) => match &mount.source {
+            None => None,
+            Some(source) => copy_up::open_below(source, &way)?,
+        },
+    };
+    let Some(folder) = folder else { return Ok(None) };
+    // First, as a later one counts.
+    options.insert(0, format!("mode={:o}", fstat(&folder)?.st_mode & 0o7777));
+    mount.set_options(Some(options));
+    Ok(copied.then_some(folder))
+}
+
+/// What a mount that begins with what it hides changes about the earlier ones: those that it hides are not found any more, and what is
+/// found in it instead is like in the root file system, or in the volume whose folder it hides.
+fn cover(place: PathBuf, earlier: &mut Vec<Earlier>) {
+    let volume = lies_in(&place, earlier).and_then(|(mount, way)| Some(mount.source.as_ref()?.join(way)));
+    earlier.retain(|mount| !mount.place.starts_with(&place));
+    if let Some(volume) = volume {
+        earlier.push(Earlier {
+            place,
+            source: Some(volume),
+        });
+    }
 }
 
 /// Whoever wrote a volume could lead a mount to where none may lie.
@@ -429,6 +507,14 @@ fn check_options(mount: &Mount) -> Result<(), String> {
             mount.destination()
         )),
     }
+}
+
+fn has(mount: &Mount, option: &str) -> bool {
+    mount.options().iter().flatten().any(|has| has == option)
+}
+
+fn is_tmpfs(mount: &Mount) -> bool {
+    mount.typ().as_deref() == Some("tmpfs") && !is_bind(mount)
 }
 
 /// Whether libcontainer takes a mount for a bind mount.

@@ -1,52 +1,14 @@
 //! Out-of-memory kills, told as they happen.
 
 use super::cgroup::Cgroup;
+use crate::events::{Event, Events};
 use crate::reaper::{ExitWatch, ended};
-use std::collections::VecDeque;
 use std::fs::File;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use tokio::io::Interest;
-use tokio::sync::Notify;
-
-/// Events kept for a runtime that does not fetch them; the oldest go first.
-const MAX_KEPT: usize = 256;
-
-/// The queue of containers in which a process was killed.
-#[derive(Default)]
-pub struct OomEvents {
-    containers: Mutex<VecDeque<String>>,
-    arrived: Notify,
-}
-
-impl OomEvents {
-    fn push(&self, container: &str) {
-        let mut containers = self.containers.lock().unwrap_or_else(PoisonError::into_inner);
-        if containers.len() == MAX_KEPT {
-            containers.pop_front();
-        }
-        containers.push_back(container.to_string());
-        drop(containers);
-        self.arrived.notify_one();
-    }
-
-    /// The next container in which the kernel killed a process; each event is told once.
-    pub async fn next(&self) -> String {
-        loop {
-            let next = self
-                .containers
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .pop_front();
-            match next {
-                Some(container) => return container,
-                None => self.arrived.notified().await,
-            }
-        }
-    }
-}
 
 /// Watches the group's counter until the container's init has ended.
-pub fn watch(events: &Arc<OomEvents>, cgroup: &Cgroup, id: &str, mut exit: ExitWatch) {
+pub fn watch(events: &Arc<Events>, cgroup: &Cgroup, id: &str, mut exit: ExitWatch) {
     let (events, id) = (events.clone(), id.to_string());
     // Polling the file wakes up with every change of its counters.
     let opened = File::open(cgroup.memory_events_file());
@@ -79,7 +41,7 @@ pub fn watch(events: &Arc<OomEvents>, cgroup: &Cgroup, id: &str, mut exit: ExitW
             };
             if kills > seen {
                 seen = kills;
-                events.push(&id);
+                events.push(Event::OutOfMemory(id.clone()));
             }
             if over {
                 return;

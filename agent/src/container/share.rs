@@ -4,6 +4,7 @@
 //! entered (FUSE_ATTR_SUBMOUNT). As long as the guest remembers an inode, the monitor holds the host's file open.
 
 use nix::mount::{MntFlags, umount2};
+use oci_spec::runtime::{Root, Spec};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,15 +23,26 @@ pub fn forget_unused() -> std::io::Result<()> {
     std::fs::write(file, ENTRIES)
 }
 
-/// Unmounts everything below `folder` and has the kernel forget the entries of the mount points. Nothing is there for a
-/// container without mounts of its own.
-pub async fn forget(folder: PathBuf) {
+/// Whether a container whose specification this is uses anything below `folder`: its root file system, or what is bound into it.
+pub fn is_used(folder: &Path, spec: &Spec) -> bool {
+    let root = spec.root().as_ref().map(Root::path);
+    let sources = spec
+        .mounts()
+        .iter()
+        .flatten()
+        .filter_map(|mount| mount.source().as_ref());
+    root.into_iter().chain(sources).any(|path| path.starts_with(folder))
+}
+
+/// Unmounts everything below `folder` and has the kernel forget the entries of the mount points, and those of files, which are no mounts,
+/// if the container `used` any.
+pub async fn forget(folder: PathBuf, used: bool) {
     let forgotten = tokio::task::spawn_blocking(move || {
         let mounts = mounts_below(&std::fs::read_to_string("/proc/self/mounts")?, &folder);
         for mount in &mounts {
             umount2(mount, MntFlags::MNT_DETACH)?;
         }
-        if !mounts.is_empty() {
+        if used || !mounts.is_empty() {
             forget_unused()?;
         }
         std::io::Result::Ok(())

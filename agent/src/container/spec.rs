@@ -42,6 +42,11 @@ pub fn parse_process(json: &[u8]) -> Result<Process> {
     Ok(process)
 }
 
+/// Reads the OCI limits of an update.
+pub fn parse_resources(json: &[u8]) -> Result<LinuxResources> {
+    serde_json::from_slice(json).map_err(|error| Error::invalid(format!("the limits cannot be read: {error}")))
+}
+
 /// Splits `spec`. `cgroup` is the container's group, `joined` what it shares with another container.
 pub fn adapt(mut spec: Spec, cgroup: &Cgroup, joined: Option<&Joined<'_>>) -> Result<Adapted> {
     let Some(process) = spec.process_mut() else {
@@ -49,6 +54,9 @@ pub fn adapt(mut spec: Spec, cgroup: &Cgroup, joined: Option<&Joined<'_>>) -> Re
     };
     if process.capabilities().is_none() {
         process.set_capabilities(Some(all_capabilities()));
+    }
+    if process.exec_cpu_affinity().is_some() {
+        crate::kmsg::notice("execCPUAffinity is left out: it names CPUs of the host");
     }
     adapt_process(process);
     if spec.root().is_none() {
@@ -67,6 +75,11 @@ pub fn adapt(mut spec: Spec, cgroup: &Cgroup, joined: Option<&Joined<'_>>) -> Re
     linux.set_cgroups_path(Some(cgroup.name().to_owned()));
     linux.set_mount_label(None);
     linux.set_intel_rdt(None);
+    if let Some(name) = linux.net_devices().iter().flat_map(|devices| devices.keys()).next() {
+        return Err(Error::invalid(format!(
+            "linux.netDevices: the host's network device {name:?} cannot be moved into a microVM"
+        )));
+    }
     linux.set_net_devices(None);
     let resources = linux.resources().clone();
     linux.set_resources(None);

@@ -127,6 +127,9 @@ fn unusable_specs_are_refused_with_a_reason() {
     let mut no_mount = spec();
     no_mount["linux"]["namespaces"] = json!([{"type": "pid"}]);
     assert!(refused(&no_mount, &[]).contains("mount namespace"));
+    let mut device = spec();
+    device["linux"]["netDevices"] = json!({"eth7": {"name": "eth0"}});
+    assert!(refused(&device, &[]).contains("\"eth7\""));
     assert!(parse(b"{").unwrap_err().message.contains("OCI spec"));
 }
 

@@ -44,17 +44,48 @@ pub fn make(spec: &mut Spec) -> Result<Option<File>, String> {
     Ok(Some(made))
 }
 
+/// Who a container's users and groups are outside of its user namespace.
+pub struct Outside {
+    users: Vec<LinuxIdMapping>,
+    groups: Vec<LinuxIdMapping>,
+}
+
+impl Outside {
+    /// By the maps of its specification; one without a user namespace has none.
+    pub fn of(spec: &Spec) -> Outside {
+        let linux = spec.linux().as_ref();
+        Outside {
+            users: linux.and_then(|linux| linux.uid_mappings().clone()).unwrap_or_default(),
+            groups: linux.and_then(|linux| linux.gid_mappings().clone()).unwrap_or_default(),
+        }
+    }
+
+    /// `None`: there is no such user.
+    pub fn user(&self, id: u32) -> Option<u32> {
+        translate(&self.users, id)
+    }
+
+    /// `None`: there is no such group.
+    pub fn group(&self, id: u32) -> Option<u32> {
+        translate(&self.groups, id)
+    }
+}
+
+fn translate(map: &[LinuxIdMapping], id: u32) -> Option<u32> {
+    if map.is_empty() {
+        return Some(id);
+    }
+    map.iter().find_map(|line| {
+        let nth = id.checked_sub(line.container_id()).filter(|nth| *nth < line.size())?;
+        line.host_id().checked_add(nth)
+    })
+}
+
 /// Who user and group 0 of a container are outside of its user namespace, if it has a new one.
 pub fn root_outside(spec: &Spec) -> (Uid, Gid) {
-    let first = |map: &Option<Vec<LinuxIdMapping>>| {
-        let root = map.iter().flatten().find(|line| line.container_id() == 0);
-        root.map_or(0, LinuxIdMapping::host_id)
-    };
-    let linux = spec.linux().as_ref();
-    let (users, groups) = linux
-        .map(|l| (first(l.uid_mappings()), first(l.gid_mappings())))
-        .unwrap_or_default();
-    (Uid::from_raw(users), Gid::from_raw(groups))
+    let outside = Outside::of(spec);
+    let (user, group) = (outside.user(0), outside.group(0));
+    (Uid::from_raw(user.unwrap_or(0)), Gid::from_raw(group.unwrap_or(0)))
 }
 
 fn with_maps(users: &[LinuxIdMapping], groups: &[LinuxIdMapping]) -> Result<File, String> {

@@ -18,6 +18,6 @@ mod message;
 
 pub use channel::{Channel, ChannelError, MAX_FDS, MAX_PACKET};
 pub use message::{
-    BootFd, Counters, DiskSpec, FIRST_PLACE, IdExtent, JailSpec, OWN_ROOTFS, READY_ROOTFS, Reply, Request, StopReason,
-    VmSpec,
+    BootFd, Counters, DiskSpec, FIRST_PLACE, IdExtent, JailSpec, MemoryState, OWN_ROOTFS, READY_ROOTFS, Reply, Request,
+    StopReason, VmSpec,
 };

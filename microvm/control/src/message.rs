@@ -31,6 +31,32 @@ pub enum Request {
     /// Wait until the guest remembers so many files that it should be made to forget some. Answered by `Crowded`, out of turn: it may
     /// be never. One at a time.
     AwaitCrowd,
+    /// How much memory the guest shall have, in MiB: what it booted with and what comes and goes later, rounded up to blocks of 2 MiB.
+    /// Less than it booted with means that much. Answered by `Done` when the guest has been told, which takes or gives memory in its
+    /// own time, and by `Failed` for more than `VmSpec::max_memory_mib`. When it asks for more than the guest booted with and
+    /// `PlugLateDevices` did not come before, it plugs a device, which the guest finds when it looks for new ones on its bus.
+    ResizeMemory {
+        /// In all.
+        mib: u32,
+    },
+    /// Answered by `Memory`.
+    ReadMemory,
+    /// Plug the devices that no start waits for: randomness, the balloon by which the guest's free memory goes back to the host, and
+    /// the one by which memory comes. Answered by `Done`; the guest finds them when it looks for new ones on its bus. Those that are
+    /// there stay.
+    PlugLateDevices,
+    /// Write the guest kernel's text and constants, as they are in memory, to a file. Carries one fd: the file, empty. Answered by
+    /// `Done`.
+    SaveText,
+    /// Where these are the same as in a file that `SaveText` of another vmm has written, use the file's pages. Carries one fd: the file,
+    /// which never changes. Answered by `TextShared`.
+    ShareText,
+    /// How many vCPUs there shall be. Answered by `Done` when the guest can bring them online, also when there are as many or more
+    /// already, and by `Failed` for more than `VmSpec::max_vcpus`.
+    AddVcpus {
+        /// In all.
+        count: u8,
+    },
 }
 
 /// From the vmm to the runtime.
@@ -57,6 +83,13 @@ pub enum Reply {
     },
     /// Answer to `ReadCounters`.
     Counters(Counters),
+    /// Answer to `ShareText`.
+    TextShared {
+        /// How much of the guest's memory the file's pages are now.
+        bytes: u64,
+    },
+    /// Answer to `ReadMemory`.
+    Memory(MemoryState),
     /// Answer to `AwaitCrowd`, and the only one that does not come in the order of the requests.
     Crowded,
     /// The machine is gone; last message.
@@ -90,10 +123,14 @@ pub enum StopReason {
 /// Everything a vmm needs to know to boot one machine.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct VmSpec {
-    /// vCPUs, 1 to 128.
+    /// vCPUs at boot, 1 or more.
     pub vcpus: u8,
-    /// Guest memory in MiB, 64 or more.
+    /// Most vCPUs that there can be later, `vcpus` to 128.
+    pub max_vcpus: u8,
+    /// Guest memory at boot in MiB, 64 or more.
     pub memory_mib: u32,
+    /// Most guest memory that there can be later in MiB, `memory_mib` or more.
+    pub max_memory_mib: u32,
     /// Appended to the kernel command line that the vmm builds.
     pub extra_cmdline: String,
     /// Write all kernel messages to the serial console (every byte is an exit); otherwise only emergencies.
@@ -174,6 +211,19 @@ pub struct DiskSpec {
     pub id: String,
     /// Refuse writes.
     pub read_only: bool,
+}
+
+/// The guest's memory, in MiB.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryState {
+    /// What it booted with.
+    pub boot_mib: u32,
+    /// What it has taken besides.
+    pub plugged_mib: u32,
+    /// What it shall have in all, as it was told last.
+    pub requested_mib: u32,
+    /// What it can have in all.
+    pub max_mib: u32,
 }
 
 /// What the machine cost so far.

@@ -49,7 +49,8 @@ pub enum AcpiError {
     Write(#[source] GuestMemoryError),
 }
 
-/// Writes the tables for `vcpus` processors; returns how many bytes that were. The RSDP is at [`ACPI_TABLES`].
+/// Writes the tables for `vcpus` processors, all enabled, whether they are there yet or not; returns how many bytes that were. The
+/// RSDP is at [`ACPI_TABLES`].
 pub fn write(memory: &GuestMemory, vcpus: u8) -> Result<u64, AcpiError> {
     let tables = tables(ACPI_TABLES.0, vcpus);
     let bytes = tables.len() as u64;

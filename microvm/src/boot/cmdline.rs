@@ -8,10 +8,12 @@ use crate::memory::layout::CMDLINE_SIZE;
 const ROOT: &str = "root=/dev/pmem0 rootfstype=erofs rootflags=dax=always ro init=/init";
 
 /// How the machine behaves: the serial port is the console; a panic resets at once through ACPI, which the monitor sees;
-/// kvm-clock needs no watchdog; one serial port and no others to probe; one PCI bus;
-/// no network interface that nobody asked for.
+/// kvm-clock needs no watchdog; one serial port and no others to probe; one PCI bus; no network interface and no compressed disk that
+/// nobody asked for; locks are not patched by the number of CPUs; every page that the boot has left goes back to the host, until the
+/// agent is content with large pieces.
 const MACHINE: &str = "console=ttyS0 panic=-1 tsc=reliable no_timer_check 8250.nr_uarts=1 pci=lastbus=0 \
-                       random.trust_cpu=on nomodule dummy.numdummies=0";
+                       random.trust_cpu=on nomodule dummy.numdummies=0 zram.num_devices=0 \
+                       noreplace-smp page_reporting.page_reporting_order=0";
 
 /// Only emergencies reach the console: every byte is an exit. A panic raises the level by itself.
 const QUIET: &str = "loglevel=1";
@@ -35,14 +37,20 @@ pub enum CmdlineError {
     Unprintable,
 }
 
-/// The whole line, without the final zero byte.
-pub fn build(verbose_console: bool, extra: &str) -> Result<String, CmdlineError> {
+/// The whole line, without the final zero byte. `online` is how many processors the kernel starts by itself; `None`: all that it
+/// finds.
+pub fn build(verbose_console: bool, online: Option<u8>, extra: &str) -> Result<String, CmdlineError> {
     if extra.bytes().any(|byte| !(b' '..=b'~').contains(&byte)) {
         return Err(CmdlineError::Unprintable);
     }
     let level = if verbose_console { VERBOSE } else { QUIET };
-    let line = [MACHINE, level, ROOT, extra].join(" ");
-    let line = line.trim_end().to_owned();
+    let online = online.map(|count| format!("maxcpus={count}"));
+    let parts = [MACHINE, level, ROOT, online.as_deref().unwrap_or_default(), extra];
+    let line = parts
+        .into_iter()
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ");
     let max = CMDLINE_SIZE - 1;
     if line.len() > max {
         return Err(CmdlineError::TooLong {

@@ -15,6 +15,7 @@ use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemory as _, GuestMemoryError};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::memory::PAGE_SIZE;
 use crate::memory::layout::{CMDLINE, CMDLINE_SIZE, HIGH_RAM_START};
 use crate::virtio::device::GuestMemory;
 
@@ -26,6 +27,7 @@ const LITTLE_ENDIAN: u8 = 1;
 const TYPE_EXECUTABLE: u16 = 2;
 const MACHINE_X86_64: u16 = 62;
 const SEGMENT_LOAD: u32 = 1;
+const SEGMENT_WRITABLE: u32 = 2;
 
 /// ELF-64 file header.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -105,6 +107,8 @@ pub struct LoadedKernel {
     pub entry: GuestAddress,
     /// Bytes that were copied.
     pub bytes_copied: u64,
+    /// Whole pages of the first segment that begins on a page and is not to be written to: text and constants. Empty without one.
+    pub read_only: (GuestAddress, usize),
 }
 
 /// Loads `kernel` at the physical addresses of its segments.
@@ -120,6 +124,7 @@ pub fn load(memory: &GuestMemory, kernel: &File) -> Result<LoadedKernel, KernelE
     check_header(&header)?;
     let mut bytes_copied = 0;
     let mut entry_is_loaded = false;
+    let mut read_only = (GuestAddress(0), 0);
     for index in 0..u64::from(header.program_header_count) {
         let offset = header
             .program_headers
@@ -129,6 +134,13 @@ pub fn load(memory: &GuestMemory, kernel: &File) -> Result<LoadedKernel, KernelE
         if segment.kind == SEGMENT_LOAD && segment.memory_size > 0 {
             check_segment(&segment, file_length)?;
             bytes_copied += load_segment(memory, kernel, &segment)?;
+            if segment.flags & SEGMENT_WRITABLE == 0
+                && read_only.1 == 0
+                && segment.physical_address.is_multiple_of(PAGE_SIZE)
+            {
+                let pages = segment.memory_size / PAGE_SIZE;
+                read_only = (GuestAddress(segment.physical_address), (pages * PAGE_SIZE) as usize);
+            }
             let end = segment.physical_address + segment.memory_size;
             entry_is_loaded |= (segment.physical_address..end).contains(&header.entry);
         }
@@ -139,6 +151,7 @@ pub fn load(memory: &GuestMemory, kernel: &File) -> Result<LoadedKernel, KernelE
     Ok(LoadedKernel {
         entry: GuestAddress(header.entry),
         bytes_copied,
+        read_only,
     })
 }
 

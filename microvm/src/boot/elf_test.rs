@@ -55,6 +55,7 @@ fn what_the_file_has_is_copied_and_the_rest_is_zero() {
     let expected = LoadedKernel {
         entry: GuestAddress(0x100_0800),
         bytes_copied: 0x2010,
+        read_only: (GuestAddress(0), 0),
     };
     assert_eq!(loaded, expected);
     assert_eq!(byte(&memory, 0x100_07ff), 0);
@@ -106,5 +107,23 @@ fn what_is_no_kernel_is_refused_with_a_reason() {
     for (segment, reason) in cases {
         let message = refuse(image(header(0x100_0000, 1), &[segment], 4));
         assert!(message.contains(reason), "{message}");
+    }
+}
+
+#[test]
+fn text_is_the_first_whole_pages_that_are_not_to_be_written_to() {
+    let memory = ram::reserve(&Layout::new(64)).unwrap();
+    let mut text = segment(0x100_1000, 0x1000, 0x2010, 0x2010);
+    text.flags = 5;
+    let mut data = segment(0x110_0000, 0x1000, 0x1000, 0x1000);
+    data.flags = 6;
+    for (segments, expected) in [
+        (vec![data, text], (GuestAddress(0x100_1000), 0x2000)),
+        (vec![text, data], (GuestAddress(0x100_1000), 0x2000)),
+        (vec![data], (GuestAddress(0), 0)),
+    ] {
+        let entry = segments[0].physical_address;
+        let kernel = image(header(entry, segments.len() as u16), &segments, 8);
+        assert_eq!(load(&memory, &kernel).unwrap().read_only, expected);
     }
 }

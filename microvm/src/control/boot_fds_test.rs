@@ -9,7 +9,9 @@ fn spec(fds: &[BootFd], disks: usize) -> VmSpec {
     };
     VmSpec {
         vcpus: 1,
+        max_vcpus: 1,
         memory_mib: 64,
+        max_memory_mib: 64,
         extra_cmdline: String::new(),
         verbose_console: false,
         jail: JailSpec { ids: Vec::new() },

@@ -206,6 +206,11 @@ impl Running {
                 Ok(slot) => Reply::Attached { slot },
                 Err(error) => failed(error),
             },
+            (Request::SaveText, Some(file)) => done_or_failed(self.machine.save_text(&mut File::from(file))),
+            (Request::ShareText, Some(file)) => match self.machine.share_text(File::from(file)) {
+                Ok(bytes) => Reply::TextShared { bytes },
+                Err(error) => failed(error),
+            },
             (Request::DetachDisk { id }, _) => done_or_failed(self.machine.detach_disk(&id)),
             (Request::AwaitCrowd, _) => {
                 let promise = self.replies.promise_aside();
@@ -214,9 +219,13 @@ impl Running {
                 return;
             }
             (Request::PlaceIds { ids }, _) => done_or_failed(self.machine.place_ids(ids)),
+            (Request::ResizeMemory { mib }, _) => done_or_failed(self.machine.resize_memory(mib)),
+            (Request::PlugLateDevices, _) => done_or_failed(self.machine.plug_late_devices()),
+            (Request::ReadMemory, _) => Reply::Memory(self.machine.memory_state()),
+            (Request::AddVcpus { count }, _) => done_or_failed(self.machine.add_vcpus(count)),
             (Request::ReadCounters, _) => Reply::Counters(self.machine.counters()),
             (Request::Boot(_), _) => failed("the machine has been booted already"),
-            (Request::Connect { .. } | Request::AttachDisk(_), None) => {
+            (Request::Connect { .. } | Request::AttachDisk(_) | Request::SaveText | Request::ShareText, None) => {
                 failed("the request came without its descriptor")
             }
         };

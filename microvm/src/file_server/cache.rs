@@ -5,7 +5,7 @@
 //! | a container's own root file system, which only its pod writes | an hour | an hour |
 //! | volumes, and root file systems that others write too | a second | not at all |
 //! | files that were made without a name, which the guest has two numbers for once they have one | not at all | |
-//! | the containers' folders, which the runtime makes and removes | attributes for a second | not at all |
+//! | the folders of the containers and of the volumes, which the runtime fills | attributes for a second | not at all |
 //!
 //! File data and directory contents are believed until a changed size or modification time shows them stale
 //! (FUSE_AUTO_INVAL_DATA).
@@ -36,7 +36,7 @@ pub const DATA: CachePolicy = CachePolicy::Always;
 /// Where something lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
-    /// A container's folder.
+    /// A container's folder, or that of the volumes.
     Container,
     /// A root file system that only this pod writes.
     OwnRootfs,

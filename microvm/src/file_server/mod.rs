@@ -138,9 +138,15 @@ impl FileServer {
 
     /// Answers one request; returns the bytes written. A request that cannot be understood gets no answer.
     pub fn handle(&self, memory: &ServerMemory, chain: Chain<'_>) -> u32 {
-        let view = memory.view();
+        let view = match memory.view() {
+            Ok(view) => view,
+            Err(error) => {
+                tracing::error!(%error, "the guest's memory cannot be shared with the file server");
+                return 0;
+            }
+        };
         let ours = calls::is_ours(request::opcode(&chain));
-        let (reader, writer) = match (Reader::new(view, chain.clone()), Writer::new(view, chain)) {
+        let (reader, writer) = match (Reader::new(&view, chain.clone()), Writer::new(&view, chain)) {
             (Ok(reader), Ok(writer)) => (reader, writer),
             (Err(error), _) | (_, Err(error)) => {
                 tracing::warn!(%error, "the guest sent a file request in unusable buffers");

@@ -140,14 +140,19 @@ impl Owners {
     }
 
     /// The value of an extended attribute that the guest is told.
-    pub fn value_told(&self, name: &CStr, reply: GetxattrReply) -> io::Result<GetxattrReply> {
+    pub fn value_told(&self, name: &CStr, reply: io::Result<GetxattrReply>) -> io::Result<GetxattrReply> {
         match reply {
-            GetxattrReply::Value(mut value) if LISTS.contains(&name) => {
+            Ok(GetxattrReply::Value(mut value)) if LISTS.contains(&name) => {
                 // The kernel has no number for such an owner, and the guest's would not take the list.
                 each_id(&mut value, |id| Ok(if id == NONE { NOBODY } else { self.outward(id) }))?;
                 Ok(GetxattrReply::Value(value))
             }
-            other => Ok(other),
+            // A file system without lists. The guest's kernel looks for one before it lets anybody but the owner in, and fails with any
+            // other error than that there is none.
+            Err(error) if LISTS.contains(&name) && error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                Err(io::Error::from_raw_os_error(libc::ENODATA))
+            }
+            other => other,
         }
     }
 

@@ -73,7 +73,7 @@ fn access_control_lists_name_the_same_owners() {
     let (guest, here) = (list([NONE, 70_000, 7]), list([NONE, FIRST_PLACE, 7]));
     for name in LISTS {
         assert_eq!(owners.value_to_set(name, &guest).unwrap(), here);
-        match owners.value_told(name, GetxattrReply::Value(here.clone())).unwrap() {
+        match owners.value_told(name, Ok(GetxattrReply::Value(here.clone()))).unwrap() {
             GetxattrReply::Value(told) => assert_eq!(told, guest),
             GetxattrReply::Count(_) => panic!("a length"),
         }
@@ -81,13 +81,24 @@ fn access_control_lists_name_the_same_owners() {
     assert_eq!(owners.value_to_set(c"user.x", &guest).unwrap(), guest);
     assert!(owners.value_to_set(LISTS[0], &list([NONE, 70_001, 7])).is_err());
     let told = owners
-        .value_told(LISTS[0], GetxattrReply::Value(list([NONE, NONE, 7])))
+        .value_told(LISTS[0], Ok(GetxattrReply::Value(list([NONE, NONE, 7]))))
         .unwrap();
     assert!(matches!(told, GetxattrReply::Value(told) if told == list([NONE, NOBODY, 7])));
     // No list: nothing to find in it.
     for broken in [&[][..], &[2, 0], &[2, 0, 0, 0, 1, 0, 7, 0, 1]] {
         assert_eq!(owners.value_to_set(LISTS[0], broken).unwrap(), broken);
     }
+}
+
+#[test]
+fn a_file_system_without_lists_has_none_for_a_file() {
+    let told = |name| {
+        let error = io::Error::from_raw_os_error(libc::EOPNOTSUPP);
+        let told = hosts().value_told(name, Err(error));
+        told.map(|_| ()).unwrap_err().raw_os_error()
+    };
+    assert_eq!(LISTS.map(told), [Some(libc::ENODATA); 2]);
+    assert_eq!(told(c"user.x"), Some(libc::EOPNOTSUPP));
 }
 
 #[test]

@@ -145,6 +145,7 @@ pub struct Policies {
     spawner: Arc<Policy>,
     vcpu: Arc<Policy>,
     block: Arc<Policy>,
+    memory: Arc<Policy>,
     vsock: Arc<Policy>,
     file_server: Arc<Policy>,
 }
@@ -157,6 +158,7 @@ impl Policies {
             spawner: Policy::new(&syscalls::SPAWNER, true)?,
             vcpu: Policy::new(&syscalls::VCPU, false)?,
             block: Policy::new(&syscalls::BLOCK, false)?,
+            memory: Policy::new(&syscalls::MEMORY, false)?,
             vsock: Policy::new(&syscalls::VSOCK, false)?,
             file_server: Policy::new(&syscalls::FILE_SERVER, true)?,
         })
@@ -177,6 +179,7 @@ impl Policies {
         match kind {
             ThreadKind::Vcpu => self.vcpu.clone(),
             ThreadKind::Block => self.block.clone(),
+            ThreadKind::Memory => self.memory.clone(),
             ThreadKind::Vsock => self.vsock.clone(),
             ThreadKind::FileServer => self.file_server.clone(),
         }

@@ -39,6 +39,7 @@ fn every_policy_allows_memory_and_ends_with_the_thread() {
         &policies.main,
         &policies.vcpu,
         &policies.block,
+        &policies.memory,
         &policies.vsock,
         &policies.file_server,
     ] {
@@ -54,6 +55,7 @@ fn no_thread_can_execute_a_program_or_make_a_socket() {
         &policies.main,
         &policies.vcpu,
         &policies.block,
+        &policies.memory,
         &policies.vsock,
         &policies.file_server,
     ] {
@@ -75,7 +77,13 @@ fn no_thread_can_execute_a_program_or_make_a_socket() {
 #[test]
 fn only_the_file_server_opens_files() {
     let policies = policies();
-    for policy in [&policies.main, &policies.vcpu, &policies.block, &policies.vsock] {
+    for policy in [
+        &policies.main,
+        &policies.vcpu,
+        &policies.block,
+        &policies.memory,
+        &policies.vsock,
+    ] {
         let status = end_of(policy, || drop(std::fs::File::open("/")));
         assert!(
             matches!(status, WaitStatus::Signaled(_, Signal::SIGSYS, _)),
@@ -124,6 +132,59 @@ fn the_spawner_starts_threads_and_no_namespaces_or_processes() {
         matches!(status, WaitStatus::Signaled(_, Signal::SIGSYS, _)),
         "{status:?}"
     );
+}
+
+/// Makes a request of KVM's to what is no KVM, which refuses it.
+#[allow(unsafe_code)]
+fn ioctl(request: u64) {
+    // SAFETY: descriptor 0 is none of KVM's, so nothing is read or written.
+    let done = unsafe { nix::libc::ioctl(0, request, 0) };
+    assert_eq!(done, -1);
+}
+
+#[test]
+fn only_the_memory_worker_changes_what_the_guest_has_as_memory() {
+    const SET_USER_MEMORY_REGION: u64 = 0x4020_ae46;
+    let policies = policies();
+    for policy in [&policies.memory, &policies.spawner] {
+        let status = end_of(policy, || ioctl(SET_USER_MEMORY_REGION));
+        assert!(matches!(status, WaitStatus::Exited(_, 0)), "{status:?}");
+    }
+    for policy in [
+        &policies.main,
+        &policies.vcpu,
+        &policies.block,
+        &policies.vsock,
+        &policies.file_server,
+    ] {
+        let status = end_of(policy, || ioctl(SET_USER_MEMORY_REGION));
+        assert!(
+            matches!(status, WaitStatus::Signaled(_, Signal::SIGSYS, _)),
+            "{status:?}"
+        );
+    }
+}
+
+#[test]
+fn only_the_main_thread_makes_vcpus() {
+    /// KVM_CREATE_VCPU, and what prepares one.
+    const REQUESTS: [u64; 5] = [0xae41, 0xaea3, 0x4008_ae90, 0x4008_ae89, 0x41a0_ae8d];
+    let policies = policies();
+    let status = end_of(&policies.main, || REQUESTS.into_iter().for_each(ioctl));
+    assert!(matches!(status, WaitStatus::Exited(_, 0)), "{status:?}");
+    for policy in [
+        &policies.spawner,
+        &policies.vcpu,
+        &policies.block,
+        &policies.memory,
+        &policies.vsock,
+    ] {
+        let status = end_of(policy, || ioctl(REQUESTS[0]));
+        assert!(
+            matches!(status, WaitStatus::Signaled(_, Signal::SIGSYS, _)),
+            "{status:?}"
+        );
+    }
 }
 
 #[test]

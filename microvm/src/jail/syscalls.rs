@@ -173,12 +173,26 @@ mod kvm {
     pub const GET_SREGS: u64 = 0x8138_ae83;
     pub const IOEVENTFD: u64 = 0x4040_ae79;
     pub const SIGNAL_MSI: u64 = 0x4020_aea5;
+    pub const SET_USER_MEMORY_REGION: u64 = 0x4020_ae46;
+    pub const CREATE_VCPU: u64 = 0xae41;
+    pub const GET_TSC_KHZ: u64 = 0xaea3;
+    pub const SET_CPUID2: u64 = 0x4008_ae90;
+    pub const SET_MSRS: u64 = 0x4008_ae89;
+    pub const SET_FPU: u64 = 0x41a0_ae8d;
 }
 
-/// The main thread, once the machine is built: the control channel, plugging disks.
+/// The main thread, once the machine is built: the control channel, plugging devices, making further vCPUs.
 pub const MAIN: List = List {
     groups: &[BASE, DUPLICATE, CONTROL],
-    ioctls: &[kvm::IOEVENTFD, kvm::SIGNAL_MSI],
+    ioctls: &[
+        kvm::IOEVENTFD,
+        kvm::SIGNAL_MSI,
+        kvm::CREATE_VCPU,
+        kvm::GET_TSC_KHZ,
+        kvm::SET_CPUID2,
+        kvm::SET_MSRS,
+        kvm::SET_FPU,
+    ],
     prctls: &[],
 };
 
@@ -193,6 +207,13 @@ pub const VCPU: List = List {
 pub const BLOCK: List = List {
     groups: &[BASE, DISK],
     ioctls: &[kvm::SIGNAL_MSI],
+    prctls: &[],
+};
+
+/// The balloon, and memory that comes and goes: shows the guest its chunks and takes them away.
+pub const MEMORY: List = List {
+    groups: &[BASE],
+    ioctls: &[kvm::SIGNAL_MSI, kvm::SET_USER_MEMORY_REGION],
     prctls: &[],
 };
 
@@ -213,7 +234,14 @@ pub const FILE_SERVER: List = List {
 /// The spawner: filters are inherited and add up, so it may do what any of its threads may, and start them.
 pub const SPAWNER: List = List {
     groups: &[BASE, DUPLICATE, CONTROL, DISK, STREAMS, FILES, SPAWN],
-    ioctls: &[kvm::RUN, kvm::GET_REGS, kvm::GET_SREGS, kvm::IOEVENTFD, kvm::SIGNAL_MSI],
+    ioctls: &[
+        kvm::RUN,
+        kvm::GET_REGS,
+        kvm::GET_SREGS,
+        kvm::IOEVENTFD,
+        kvm::SIGNAL_MSI,
+        kvm::SET_USER_MEMORY_REGION,
+    ],
     prctls: &[
         libc::PR_SET_NAME,
         libc::PR_SET_NO_NEW_PRIVS,

@@ -19,6 +19,8 @@ pub enum ThreadKind {
     Vcpu,
     /// Serves a virtio-blk or virtio-rng queue.
     Block,
+    /// Serves the queues of the balloon and of the memory that comes and goes.
+    Memory,
     /// Relays vsock streams.
     Vsock,
     /// Serves the share; the only kind that keeps capabilities.

@@ -1,36 +1,41 @@
 //! One machine: everything that has to be there before the first instruction, put together, run, and taken apart.
 
+mod growth;
 pub mod io;
 pub mod stop;
+mod vcpus;
 pub mod vm;
 
 use std::fs::File;
+use std::io::{Seek, SeekFrom};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use bulkhead_vmm_control::{Counters, DiskSpec, VmSpec};
+use bulkhead_vmm_control::{Counters, DiskSpec, MemoryState, VmSpec};
 use thiserror::Error;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
-use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
+use self::growth::Growth;
 use self::io::Io;
 use self::stop::StopSignal;
+use self::vcpus::Vcpus;
 use self::vm::{Vm, VmError};
 use crate::boot::{acpi, cmdline, elf, params};
 use crate::file_server::{Alarm, Crowd, FileServer, Owners, PlaceError};
 use crate::interrupts::Line;
-use crate::jail::{SpawnError, ThreadKind, spawn_worker};
+use crate::jail::SpawnError;
+use crate::memory::PAGE_SIZE;
+use crate::memory::guest::ShareError;
 use crate::memory::layout::{self, Layout};
 use crate::memory::ram::{self, RamError};
 use crate::memory::read_only::{PublishedPages, ReadOnlyError, ReadOnlyPages};
 use crate::pci::{BusError, PciBus};
 use crate::serial::{ConsoleRing, ConsoleWriter, SerialPort};
-use crate::sync::lock;
-use crate::vcpu::counters::ExitCounters;
-use crate::vcpu::{self, Vcpu, VcpuError, registers};
+use crate::vcpu::{VcpuError, cpuid, registers};
+use crate::virtio::balloon::BalloonDevice;
 use crate::virtio::blk::{BlkDevice, Disk, DiskError};
 use crate::virtio::device::{GuestMemory, VirtioDevice};
 use crate::virtio::fs::FsDevice;
@@ -44,25 +49,60 @@ const GUEST_CID: u64 = 3;
 /// Tag of the share, as the agent mounts it.
 const SHARE_TAG: &str = "share";
 
-/// Pause between two signals to a vCPU that has not stopped yet.
-const KICK_INTERVAL: Duration = Duration::from_millis(2);
-
 /// Limits of a machine.
 const VCPUS: std::ops::RangeInclusive<u8> = 1..=128;
 const MIN_MEMORY_MIB: u32 = 64;
+/// How much of the kernel's text is looked at while the vCPUs rest, bytes.
+const TEXT_STEP: usize = 1 << 20;
+/// How long they may take to come to rest.
+const TEXT_PATIENCE: Duration = Duration::from_millis(100);
 
 /// Why a machine could not be built.
 #[derive(Debug, Error)]
 pub enum MachineError {
     /// The request is out of bounds.
     #[error(
-        "a machine of {vcpus} vCPUs and {memory_mib} MiB is impossible: 1 to 128 vCPUs, at least {MIN_MEMORY_MIB} MiB"
+        "a machine of {vcpus} to {max_vcpus} vCPUs and {memory_mib} to {max_memory_mib} MiB is impossible: 1 to 128 vCPUs, at least \
+         {MIN_MEMORY_MIB} MiB, and the most no less than the first"
     )]
     Size {
         /// Asked for.
         vcpus: u8,
         /// Asked for.
+        max_vcpus: u8,
+        /// Asked for.
         memory_mib: u32,
+        /// Asked for.
+        max_memory_mib: u32,
+    },
+    /// The guest could not name the last of its memory.
+    #[error(
+        "up to {max_memory_mib} MiB of memory end at the guest-physical address {end:#x}, beyond the {bits} bits that addresses have \
+         on this host"
+    )]
+    AddressWidth {
+        /// Asked for.
+        max_memory_mib: u32,
+        /// First address above it.
+        end: u64,
+        /// Bits of an address.
+        bits: u32,
+    },
+    /// Beyond what was asked for at boot.
+    #[error("{wanted_mib} MiB of memory are more than the {max_mib} MiB that this machine can have")]
+    TooMuchMemory {
+        /// Asked for.
+        wanted_mib: u32,
+        /// Possible.
+        max_mib: u32,
+    },
+    /// Beyond what was asked for at boot.
+    #[error("{wanted} vCPUs are more than the {max} that this machine can have")]
+    TooManyVcpus {
+        /// Asked for.
+        wanted: u8,
+        /// Possible.
+        max: u8,
     },
     /// KVM.
     #[error(transparent)]
@@ -123,6 +163,15 @@ pub enum MachineError {
     /// A thread.
     #[error(transparent)]
     Spawn(#[from] SpawnError),
+    /// The kernel's text could not be read.
+    #[error("cannot save the kernel's text: {0}")]
+    SaveText(#[from] GuestMemoryError),
+    /// The vCPUs did not rest.
+    #[error("the vCPUs are busy with devices")]
+    Busy,
+    /// Memory could not be shared.
+    #[error("cannot share the kernel's text: {0}")]
+    ShareText(#[from] ShareError),
     /// Something small of the system's.
     #[error("cannot {what}: {source}")]
     System {
@@ -155,21 +204,20 @@ pub struct Parts {
 
 /// A machine. The main thread owns it.
 pub struct Machine {
-    vcpus: Vec<Vcpu>,
-    threads: Vec<JoinHandle<()>>,
-    stopping: Arc<AtomicBool>,
-    stopped_at: Arc<Mutex<Vec<String>>>,
+    vcpus: Vcpus,
+    growth: Growth,
     stop: Arc<StopSignal>,
-    counters: Arc<ExitCounters>,
     bytes_copied: u64,
     console: ConsoleRing,
     vsock: VsockHandle,
     disks: Vec<(String, u8)>,
+    has_late_devices: bool,
+    /// The kernel's text and constants.
+    text: (GuestAddress, usize),
     owners: Arc<Owners>,
     crowd: Arc<Crowd>,
     vm: Arc<Vm>,
     // What KVM maps, the bus's pages among it; outlives `vm`, because fields drop in this order.
-    io: Arc<Io>,
     bus: Arc<PciBus>,
     _agent_image: ReadOnlyPages,
     memory: GuestMemory,
@@ -178,16 +226,11 @@ pub struct Machine {
 impl Machine {
     /// Builds a machine; nothing runs yet.
     pub fn build(spec: &VmSpec, parts: Parts) -> Result<Machine, MachineError> {
-        if !VCPUS.contains(&spec.vcpus) || spec.memory_mib < MIN_MEMORY_MIB {
-            return Err(MachineError::Size {
-                vcpus: spec.vcpus,
-                memory_mib: spec.memory_mib,
-            });
-        }
+        check_size(spec)?;
         // Here and not later, because the main thread's policy does not let it install handlers.
         register_signal_handler(SIGRTMIN(), on_kick)
             .map_err(|error| system("install a signal handler")(error.into()))?;
-        let layout = Layout::new(spec.memory_mib);
+        let layout = Layout::new(spec.memory_mib).growing_to(spec.max_memory_mib);
         let memory = ram::reserve(&layout)?;
         let agent_image =
             ReadOnlyPages::of_file(&parts.agent_image, layout::AGENT_IMAGE_ALIGN, layout::AGENT_IMAGE_MAX)
@@ -196,36 +239,35 @@ impl Machine {
         let bytes_copied = kernel.bytes_copied + prepare_guest(&memory, &layout, spec, agent_image.len() as u64)?;
 
         let vm = Arc::new(Vm::new(parts.kvm)?);
+        check_width(spec, &layout, cpuid::physical_address_bits(vm.supported_cpuid()))?;
         let ecam = PublishedPages::new(layout::PCI_ECAM_SIZE as usize).map_err(MachineError::Ecam)?;
         vm.add_ram(&memory)?;
         vm.add_read_only(layout::AGENT_IMAGE, &agent_image)?;
-        vm.add_read_only(vm_memory::GuestAddress(layout::PCI_ECAM), ecam.pages())?;
+        vm.add_read_only(GuestAddress(layout::PCI_ECAM), ecam.pages())?;
         let bus = Arc::new(PciBus::new(ecam));
         let console = ConsoleRing::new();
         let writer = ConsoleWriter::new(console.clone(), parts.console_log);
         let serial = SerialPort::new(Line::new(interrupt_line(&vm, layout::SERIAL_IRQ)?), writer);
         let io = Arc::new(Io::new(serial, bus.clone()));
-        let vcpus: Result<Vec<Vcpu>, VcpuError> = (0..spec.vcpus)
-            .map(|id| Vcpu::new(&vm, id, spec.vcpus, kernel.entry))
-            .collect();
+        let growth = Growth::new(spec, &layout, &vm, &memory)?;
+        let stop = EventFd::new(EFD_NONBLOCK).map_err(system("make an event"))?;
+        let stop = Arc::new(StopSignal::new(stop));
+        let vcpus = Vcpus::new(spec, vm.clone(), io, stop.clone(), kernel.entry)?;
 
         let (vsock_device, vsock) = VsockDevice::new(GUEST_CID).map_err(device("vsock"))?;
-        let stop = EventFd::new(EFD_NONBLOCK).map_err(system("make an event"))?;
         let mut machine = Machine {
-            vcpus: vcpus?,
-            threads: Vec::new(),
-            stopping: Arc::default(),
-            stopped_at: Arc::default(),
-            stop: Arc::new(StopSignal::new(stop)),
-            counters: Arc::default(),
+            vcpus,
+            growth,
+            stop,
             bytes_copied,
             console,
             vsock,
             disks: Vec::new(),
+            has_late_devices: false,
+            text: kernel.read_only,
             owners: Arc::new(Owners::new(&spec.jail.ids)),
             crowd: Arc::default(),
             vm,
-            io,
             bus,
             _agent_image: agent_image,
             memory,
@@ -234,7 +276,6 @@ impl Machine {
         let (owners, crowd) = (machine.owners.clone(), machine.crowd.clone());
         let share = FileServer::new("/", parts.descriptors, owners, crowd).map_err(device("fs"))?;
         machine.plug(Box::new(FsDevice::new(SHARE_TAG, share).map_err(device("fs"))?))?;
-        machine.plug(Box::new(RngDevice::new()))?;
         for (disk, file) in spec.disks.iter().zip(parts.disks) {
             machine.attach_disk(disk, file)?;
         }
@@ -242,11 +283,7 @@ impl Machine {
     }
 
     fn plug(&self, device: Box<dyn VirtioDevice>) -> Result<u8, MachineError> {
-        let function = |slot| {
-            VirtioFunction::new(device, slot, self.memory.clone(), self.vm.clone(), self.vm.clone())
-                .map_err(MachineError::from)
-        };
-        self.bus.add(function)
+        plug(&self.bus, &self.memory, &self.vm, device)
     }
 
     /// Puts a disk on the bus; returns its slot.
@@ -270,6 +307,44 @@ impl Machine {
         Ok(())
     }
 
+    /// Puts the devices on the bus that no start waits for, once.
+    pub fn plug_late_devices(&mut self) -> Result<(), MachineError> {
+        if !self.has_late_devices {
+            self.has_late_devices = true;
+            self.plug(Box::new(BalloonDevice::new()))?;
+            self.plug(Box::new(RngDevice::new()))?;
+        }
+        let (bus, memory, vm) = (&self.bus, &self.memory, &self.vm);
+        self.growth.plug_device(|device| plug(bus, memory, vm, device))
+    }
+
+    /// Writes the kernel's text and constants, as they are now, to a file.
+    pub fn save_text(&self, file: &mut File) -> Result<(), MachineError> {
+        let (start, length) = self.text;
+        Ok(self.memory.write_all_volatile_to(start, file, length)?)
+    }
+
+    /// Exchanges pages of the kernel's text and constants for those of a file that was saved from another machine, where they are the
+    /// same; returns how many bytes. The vCPUs rest for some hundred microseconds, several times.
+    pub fn share_text(&self, mut file: File) -> Result<u64, MachineError> {
+        let (start, length) = self.text;
+        let saved = file
+            .seek(SeekFrom::End(0))
+            .map_err(system("look at the kernel's saved text"))?;
+        // What another kernel has saved is of no use; beyond the end of a file there is no memory.
+        if saved != length as u64 {
+            return Ok(0);
+        }
+        let (file, mut pages) = (Arc::new(file), 0);
+        for offset in (0..length).step_by(TEXT_STEP) {
+            let step = TEXT_STEP.min(length - offset);
+            let at = GuestAddress(start.0 + offset as u64);
+            let share = || self.memory.share(at, step, &file, offset as u64);
+            pages += self.vcpus.stopped(TEXT_PATIENCE, share).ok_or(MachineError::Busy)??;
+        }
+        Ok(pages as u64 * PAGE_SIZE)
+    }
+
     /// Gives ids of the guest a place among this process's, so that files can belong to them.
     pub fn place_ids(&self, ids: Vec<u32>) -> Result<(), MachineError> {
         Ok(self.owners.place(ids)?)
@@ -280,57 +355,36 @@ impl Machine {
         self.crowd.when_many(alarm);
     }
 
+    /// Tells the guest that it shall have `mib` of memory in all, rounded up to blocks.
+    pub fn resize_memory(&mut self, mib: u32) -> Result<(), MachineError> {
+        let (bus, memory, vm) = (&self.bus, &self.memory, &self.vm);
+        self.growth.resize(mib, |device| plug(bus, memory, vm, device))
+    }
+
+    /// What memory the guest has and shall have.
+    pub fn memory_state(&self) -> MemoryState {
+        self.growth.state()
+    }
+
     /// Starts the vCPUs. Once.
     pub fn start(&mut self) -> Result<(), MachineError> {
-        for (id, vcpu) in std::mem::take(&mut self.vcpus).into_iter().enumerate() {
-            let (io, stop, stopping, counters) = (
-                self.io.clone(),
-                self.stop.clone(),
-                self.stopping.clone(),
-                self.counters.clone(),
-            );
-            let stopped_at = self.stopped_at.clone();
-            let body = move || {
-                let position = vcpu::run(vcpu, io, stop, stopping, counters);
-                lock(&stopped_at).push(position);
-            };
-            self.threads
-                .push(spawn_worker(&format!("vcpu{id}"), ThreadKind::Vcpu, body)?);
-        }
-        Ok(())
+        self.vcpus.start()
+    }
+
+    /// Adds vCPUs until there are `count`; the guest can wake them then.
+    pub fn add_vcpus(&mut self, count: u8) -> Result<(), MachineError> {
+        self.vcpus.add(count)
     }
 
     /// Stops all vCPUs and waits for their threads, at most for `patience`: one may be resetting a device that a file system of
     /// the host keeps busy. Harmless when none runs.
     pub fn halt(&mut self, patience: Duration) {
-        self.stopping.store(true, Ordering::Release);
-        let start = Instant::now();
-        // A signal that comes just before the vCPU enters the guest is lost, so it is repeated until the threads are gone. All at
-        // a time: one may be resetting a device that another keeps busy.
-        loop {
-            let mut running = false;
-            for thread in self.threads.iter().filter(|thread| !thread.is_finished()) {
-                running = true;
-                if let Err(error) = thread.kill(SIGRTMIN()) {
-                    tracing::debug!("cannot signal a vCPU: {error}");
-                }
-            }
-            if !running || start.elapsed() >= patience {
-                break;
-            }
-            std::thread::sleep(KICK_INTERVAL);
-        }
-        for thread in self.threads.extract_if(.., |thread| thread.is_finished()) {
-            if thread.join().is_err() {
-                tracing::error!("a vCPU thread panicked");
-            }
-        }
-        self.vcpus.clear();
+        self.vcpus.halt(patience);
     }
 
     /// Where the vCPUs were when they stopped, those that have.
     pub fn stopped_at(&self) -> String {
-        lock(&self.stopped_at).join("; ")
+        self.vcpus.stopped_at()
     }
 
     /// How the machine ends.
@@ -352,7 +406,7 @@ impl Machine {
     pub fn counters(&self) -> Counters {
         Counters {
             bytes_copied_at_boot: self.bytes_copied,
-            ..self.counters.read()
+            ..self.vcpus.counters()
         }
     }
 }
@@ -363,6 +417,47 @@ impl Drop for Machine {
         self.halt(Duration::MAX);
         self.bus.shut_down();
     }
+}
+
+/// Puts a device on the bus; returns its slot.
+fn plug(bus: &PciBus, memory: &GuestMemory, vm: &Arc<Vm>, device: Box<dyn VirtioDevice>) -> Result<u8, MachineError> {
+    bus.add(|slot| {
+        Ok(VirtioFunction::new(
+            device,
+            slot,
+            memory.clone(),
+            vm.clone(),
+            vm.clone(),
+        )?)
+    })
+}
+
+/// Whether there can be such a machine.
+fn check_size(spec: &VmSpec) -> Result<(), MachineError> {
+    let vcpus = VCPUS.contains(&spec.vcpus) && VCPUS.contains(&spec.max_vcpus) && spec.vcpus <= spec.max_vcpus;
+    let memory = (MIN_MEMORY_MIB..=spec.max_memory_mib).contains(&spec.memory_mib);
+    if vcpus && memory {
+        return Ok(());
+    }
+    Err(MachineError::Size {
+        vcpus: spec.vcpus,
+        max_vcpus: spec.max_vcpus,
+        memory_mib: spec.memory_mib,
+        max_memory_mib: spec.max_memory_mib,
+    })
+}
+
+/// Whether a guest with addresses of `bits` reaches all of its memory, also what comes later.
+fn check_width(spec: &VmSpec, layout: &Layout, bits: u32) -> Result<(), MachineError> {
+    // The last byte counts: memory may end where addresses end.
+    if (layout.end() - 1).unbounded_shr(bits) == 0 {
+        return Ok(());
+    }
+    Err(MachineError::AddressWidth {
+        max_memory_mib: spec.max_memory_mib,
+        end: layout.end(),
+        bits,
+    })
 }
 
 /// Only there to interrupt KVM_RUN.
@@ -390,10 +485,15 @@ fn prepare_guest(
 ) -> Result<u64, MachineError> {
     let mut seed = [0u8; params::SEED_BYTES];
     random(&mut seed).map_err(|error| system("read random bytes")(error.into()))?;
-    let line = cmdline::build(spec.verbose_console, &spec.extra_cmdline)?;
+    let online = (spec.vcpus < spec.max_vcpus).then_some(spec.vcpus);
+    let line = cmdline::build(spec.verbose_console, online, &spec.extra_cmdline)?;
     let map = params::e820(layout, agent_image_bytes);
     let written = params::write(memory, &line, &map, &seed)?
-        + acpi::write(memory, spec.vcpus)?
+        + acpi::write(memory, spec.max_vcpus)?
         + registers::write_tables(memory)?;
     Ok(written)
 }
+
+#[cfg(test)]
+#[path = "machine_test.rs"]
+mod machine_test;

@@ -12,7 +12,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, NoDatamatch, VcpuFd, VmFd};
 use thiserror::Error;
-use vm_memory::{GuestAddress, GuestMemory as _, GuestMemoryRegion};
+use vm_memory::{GuestAddress, GuestMemoryRegion, GuestRegionMmap};
 use vmm_sys_util::errno;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -32,6 +32,14 @@ pub enum VmError {
     /// The host's KVM lacks something.
     #[error("this host's KVM lacks {0}")]
     Missing(&'static str),
+    /// More pieces of memory than KVM manages.
+    #[error("the guest's memory would need {needed} memory slots, this host's KVM has {available}")]
+    Slots {
+        /// What is asked for, and what is in use.
+        needed: usize,
+        /// KVM_CAP_NR_MEMSLOTS.
+        available: usize,
+    },
     /// The system refused.
     #[error("cannot {what}: {source}")]
     Ioctl {
@@ -52,6 +60,7 @@ pub struct Vm {
     fd: VmFd,
     supported_cpuid: CpuId,
     has_tsc_deadline: bool,
+    max_slots: usize,
     next_slot: AtomicU32,
 }
 
@@ -100,10 +109,12 @@ impl Vm {
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(refused("read the supported CPU features"))?;
         let has_tsc_deadline = kvm.check_extension(Cap::TscDeadlineTimer);
+        let max_slots = kvm.get_nr_memslots();
         Ok(Vm {
             fd,
             supported_cpuid,
             has_tsc_deadline,
+            max_slots,
             next_slot: AtomicU32::new(0),
         })
     }
@@ -125,31 +136,52 @@ impl Vm {
 
     /// Gives the guest its RAM. `memory` must outlive the machine: the caller keeps it in the same struct, declared later.
     pub fn add_ram(&self, memory: &GuestMemory) -> Result<(), VmError> {
-        for region in memory.iter() {
-            let host = memory
-                .get_host_address(region.start_addr())
-                .map_err(|_| VmError::Missing("guest memory"))?;
-            self.set_memory(region.start_addr(), region.len(), host as u64, 0)?;
+        for region in memory.ram() {
+            self.add_region(self.take_slots(1)?, region)?;
         }
         Ok(())
     }
 
-    /// Shows the guest pages that it cannot write. `pages` must outlive the machine, as with `add_ram`.
-    pub fn add_read_only(&self, at: GuestAddress, pages: &ReadOnlyPages) -> Result<(), VmError> {
-        self.set_memory(at, pages.len() as u64, pages.host_address(), KVM_MEM_READONLY)
+    /// Gives the guest a part of its memory in a slot of `take_slots` that has none. It must outlive the machine, as with `add_ram`.
+    pub fn add_region(&self, slot: u32, region: &GuestRegionMmap<()>) -> Result<(), VmError> {
+        self.set_memory(slot, region.start_addr(), region.len(), region.as_ptr() as u64, 0)
     }
 
-    fn set_memory(&self, at: GuestAddress, length: u64, host: u64, flags: u32) -> Result<(), VmError> {
+    /// Takes the memory of a slot from the guest.
+    pub fn remove_region(&self, slot: u32, region: &GuestRegionMmap<()>) -> Result<(), VmError> {
+        self.set_memory(slot, region.start_addr(), 0, region.as_ptr() as u64, 0)
+    }
+
+    /// Shows the guest pages that it cannot write. `pages` must outlive the machine, as with `add_ram`.
+    pub fn add_read_only(&self, at: GuestAddress, pages: &ReadOnlyPages) -> Result<(), VmError> {
+        let slot = self.take_slots(1)?;
+        self.set_memory(slot, at, pages.len() as u64, pages.host_address(), KVM_MEM_READONLY)
+    }
+
+    /// Main thread: the first of `count` memory slots that nobody else uses.
+    pub fn take_slots(&self, count: usize) -> Result<u32, VmError> {
+        let taken = self.next_slot.load(Ordering::Relaxed) as usize;
+        let needed = taken.saturating_add(count);
+        if needed > self.max_slots {
+            return Err(VmError::Slots {
+                needed,
+                available: self.max_slots,
+            });
+        }
+        Ok(self.next_slot.fetch_add(count as u32, Ordering::Relaxed))
+    }
+
+    fn set_memory(&self, slot: u32, at: GuestAddress, length: u64, host: u64, flags: u32) -> Result<(), VmError> {
         let region = kvm_userspace_memory_region {
-            slot: self.next_slot.fetch_add(1, Ordering::Relaxed),
+            slot,
             flags,
             guest_phys_addr: at.0,
             memory_size: length,
             userspace_addr: host,
         };
-        // SAFETY: the range is one live mapping of this process that outlives the machine (see the callers' contracts), and each
-        // slot number is used once.
-        unsafe { self.fd.set_user_memory_region(region) }.map_err(refused("give memory to the guest"))
+        // SAFETY: the range is a part of a live mapping of this process that outlives the machine (see the callers' contracts). KVM
+        // refuses to put other memory into a slot that has some.
+        unsafe { self.fd.set_user_memory_region(region) }.map_err(refused("change the memory of the guest"))
     }
 
     /// From now on a guest write to `address` makes `event` readable, without an exit.

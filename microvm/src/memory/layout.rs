@@ -10,6 +10,7 @@
 //! | 3.5 GiB | + 1 MiB | PCI configuration space (ECAM), read-only |
 //! | 0xfec00000 | 4 GiB | I/O APIC, local APIC, KVM's own pages |
 //! | 4 GiB | | the rest of RAM |
+//! | above RAM, aligned | | room for memory that comes later |
 
 use vm_memory::GuestAddress;
 
@@ -81,11 +82,30 @@ pub const SLEEP_STATUS_PORT: u16 = 0x601;
 /// ACPI reset register, one byte.
 pub const RESET_PORT: u16 = 0x602;
 
+/// Unit in which Linux adds memory to a machine: its memory block.
+const MEMORY_BLOCK: u64 = 128 * MIB;
+/// A machine whose RAM ends here or above may have larger memory blocks,
+const LARGE_RAM_END: u64 = 64 * GIB;
+/// of at most this size.
+const LARGE_MEMORY_BLOCK: u64 = 2 * GIB;
+
+/// Room for memory that comes later, in chunks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hotplug {
+    /// First byte; a multiple of `chunk`.
+    pub start: GuestAddress,
+    /// Bytes; a multiple of `chunk`.
+    pub length: u64,
+    /// What becomes usable at a time, in bytes: a whole number of the guest kernel's memory blocks.
+    pub chunk: u64,
+}
+
 /// Where the RAM of one machine lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layout {
     below_hole: u64,
     above_hole: u64,
+    hotplug: Option<Hotplug>,
 }
 
 impl Layout {
@@ -96,7 +116,25 @@ impl Layout {
         Layout {
             below_hole,
             above_hole: total - below_hole,
+            hotplug: None,
         }
+    }
+
+    /// With room for as much more memory as makes `mebibytes` in all.
+    pub fn growing_to(self, mebibytes: u32) -> Layout {
+        let more = (u64::from(mebibytes) * MIB).saturating_sub(self.below_hole + self.above_hole);
+        let ram_end = MMIO_HOLE_END + self.above_hole;
+        let chunk = if ram_end < LARGE_RAM_END {
+            MEMORY_BLOCK
+        } else {
+            LARGE_MEMORY_BLOCK
+        };
+        let hotplug = (more > 0).then(|| Hotplug {
+            start: GuestAddress(ram_end.next_multiple_of(chunk)),
+            length: more.next_multiple_of(chunk),
+            chunk,
+        });
+        Layout { hotplug, ..self }
     }
 
     /// Start and length of the RAM below the hole.
@@ -107,6 +145,17 @@ impl Layout {
     /// Start and length of the RAM above the hole, if the machine is that large.
     pub fn high(&self) -> Option<(GuestAddress, u64)> {
         (self.above_hole > 0).then_some((GuestAddress(MMIO_HOLE_END), self.above_hole))
+    }
+
+    /// Room for memory that comes later, if there is any.
+    pub fn hotplug(&self) -> Option<Hotplug> {
+        self.hotplug
+    }
+
+    /// First guest-physical address above everything.
+    pub fn end(&self) -> u64 {
+        let ram_end = MMIO_HOLE_END + self.above_hole;
+        self.hotplug.map_or(ram_end, |room| room.start.0 + room.length)
     }
 
     /// What the guest is told (e820): ranges of usable RAM.

@@ -26,6 +26,34 @@ fn exactly_the_hole_needs_no_second_range() {
 }
 
 #[test]
+fn memory_that_comes_later_lies_above_all_ram() {
+    let small = Layout::new(256).growing_to(1024);
+    let room = small.hotplug().unwrap();
+    assert_eq!((room.start, room.length), (GuestAddress(4 << 30), 768 << 20));
+    assert_eq!(small.usable(), Layout::new(256).usable(), "the guest is not told");
+    assert_eq!(small.end(), (4 << 30) + (768 << 20));
+
+    let odd = Layout::new(4 * 1024 + 1).growing_to(4 * 1024 + 2).hotplug().unwrap();
+    assert_eq!((odd.start.0, odd.length), ((5 << 30) + (128 << 20), 128 << 20));
+}
+
+#[test]
+fn a_machine_that_does_not_grow_has_no_room() {
+    let layout = Layout::new(5 * 1024).growing_to(5 * 1024);
+    assert_eq!(layout.hotplug(), None);
+    assert_eq!(layout.end(), 6 << 30);
+}
+
+#[test]
+fn the_largest_machines_grow_in_the_largest_memory_blocks() {
+    let room = Layout::new(64 * 1024).growing_to(65 * 1024).hotplug().unwrap();
+    assert_eq!(room.chunk, 2 << 30);
+    assert_eq!((room.start.0, room.length), (66 << 30, 2 << 30));
+    let largest = Layout::new(u32::MAX).growing_to(u32::MAX);
+    assert!(largest.end() > 1 << 51);
+}
+
+#[test]
 fn the_ranges_of_the_hole_do_not_overlap() {
     let mut ranges = [
         (AGENT_IMAGE.0, AGENT_IMAGE_MAX),

@@ -31,6 +31,10 @@ const LOCAL_APIC_KHZ: u32 = 1_000_000;
 const HYPERVISOR_LEAF: u32 = 0x4000_0000;
 const TIMING_LEAF: u32 = 0x4000_0010;
 
+/// Leaf whose EAX tells in its low byte how many bits a physical address has, and that number where there is no such leaf.
+const ADDRESS_LEAF: u32 = 0x8000_0008;
+const DEFAULT_ADDRESS_BITS: u32 = 36;
+
 /// The processor's name.
 const BRAND_LEAVES: [u32; 3] = [0x8000_0002, 0x8000_0003, 0x8000_0004];
 
@@ -42,7 +46,7 @@ pub struct TooManyEntries;
 /// What one machine's CPUs have in common.
 #[derive(Debug, Clone, Copy)]
 pub struct Topology {
-    /// How many there are.
+    /// How many there can be.
     pub vcpus: u8,
     /// KVM's local APIC knows the TSC deadline mode.
     pub tsc_deadline: bool,
@@ -83,6 +87,12 @@ pub fn for_vcpu(supported: &CpuId, topology: Topology, id: u8) -> Result<CpuId, 
     }
     entries.extend(BRAND_LEAVES.map(brand_leaf));
     CpuId::from_entries(&entries).map_err(|_| TooManyEntries)
+}
+
+/// How many bits a physical address has for the guest.
+pub fn physical_address_bits(supported: &CpuId) -> u32 {
+    let leaf = supported.as_slice().iter().find(|entry| entry.function == ADDRESS_LEAF);
+    leaf.map_or(DEFAULT_ADDRESS_BITS, |leaf| leaf.eax & 0xff)
 }
 
 /// A part of the processor's name, which KVM leaves to its user: the host's.
@@ -147,7 +157,7 @@ fn adjust(entry: &mut kvm_cpuid_entry2, topology: Topology, id: u8) {
         }
         HYPERVISOR_LEAF if topology.tsc_khz.is_some() => entry.eax = entry.eax.max(TIMING_LEAF),
         0x8000_0001 => entry.ecx &= !(features::SVM | features::PERFORMANCE_COUNTERS),
-        0x8000_0008 => entry.ecx = (vcpus - 1).min(0xff) | shift_for(topology.vcpus) << 12,
+        ADDRESS_LEAF => entry.ecx = (vcpus - 1).min(0xff) | shift_for(topology.vcpus) << 12,
         // Nested virtualization of AMD.
         0x8000_000a => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
         // AMD's caches, like Intel's above.

@@ -16,7 +16,7 @@ fn supported() -> CpuId {
         leaf(0xb, 9, 9, 9, 9),
         leaf(HYPERVISOR_LEAF, 0x4000_0001, 0, 0, 0),
         leaf(0x8000_0001, 0, 0, features::SVM | 1, 0),
-        leaf(0x8000_0008, 0, 0, 0, 0),
+        leaf(ADDRESS_LEAF, 0x0000_302e, 0, 0, 0),
     ])
     .unwrap()
 }
@@ -83,4 +83,20 @@ fn the_processor_has_the_hosts_name() {
     let line = cpuinfo.lines().find(|line| line.starts_with("model name")).unwrap();
     let name = String::from_utf8(name).unwrap();
     assert_eq!(name.trim_matches(['\0', ' ']), line.split_once(": ").unwrap().1.trim());
+}
+
+#[test]
+fn the_width_of_a_physical_address_is_the_guests() {
+    assert_eq!(physical_address_bits(&supported()), 46);
+    let table = for_vcpu(
+        &supported(),
+        Topology {
+            vcpus: 4,
+            tsc_deadline: true,
+            tsc_khz: None,
+        },
+        0,
+    );
+    assert_eq!(find(&table.unwrap(), ADDRESS_LEAF, 0).eax & 0xff, 46);
+    assert_eq!(physical_address_bits(&CpuId::from_entries(&[]).unwrap()), 36);
 }

@@ -4,6 +4,7 @@
 
 pub mod counters;
 pub mod cpuid;
+pub mod gate;
 pub mod registers;
 mod run;
 

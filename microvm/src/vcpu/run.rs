@@ -9,6 +9,7 @@ use vm_memory::GuestAddress;
 use vmm_sys_util::errno;
 
 use super::counters::{ExitCounters, ExitKind};
+use super::gate::Gate;
 use super::{cpuid, registers};
 use crate::machine::io::{Io, PowerEvent};
 use crate::machine::stop::{StopCause, StopSignal};
@@ -39,7 +40,7 @@ pub struct Vcpu {
 }
 
 impl Vcpu {
-    /// Makes vCPU `id` of `vcpus`; number 0 starts at `entry`.
+    /// Makes vCPU `id` of as many as `vcpus`; number 0 starts at `entry`, the others wait until the guest wakes them.
     pub fn new(vm: &Vm, id: u8, vcpus: u8, entry: GuestAddress) -> Result<Vcpu, VcpuError> {
         let fd = vm.create_vcpu(id)?;
         let topology = cpuid::Topology {
@@ -55,18 +56,25 @@ impl Vcpu {
         }
         Ok(Vcpu { fd, id })
     }
+
+    /// Its number, which is its APIC id.
+    pub fn id(&self) -> u8 {
+        self.id
+    }
 }
 
-/// Runs a vCPU until the machine stops. `stopping` is set before the thread is interrupted by a signal. Returns where the vCPU was
-/// when it was interrupted, for the report on a guest that did not answer.
+/// Runs a vCPU until the machine stops. `stopping` is set, or `gate` closed, before the thread is interrupted by a signal. Returns where
+/// the vCPU was when it was interrupted, for the report on a guest that did not answer.
 pub fn run(
     mut vcpu: Vcpu,
     io: Arc<Io>,
     stop: Arc<StopSignal>,
     stopping: Arc<AtomicBool>,
+    gate: Arc<Gate>,
     counters: Arc<ExitCounters>,
 ) -> String {
     while !stopping.load(Ordering::Acquire) {
+        gate.pass();
         let event = match vcpu.fd.run() {
             Ok(exit) => handle(exit, &io, &counters),
             Err(error) if matches!(error.errno(), nix::libc::EINTR | nix::libc::EAGAIN) => continue,

@@ -60,6 +60,23 @@ impl<'m> Buffers<'m> {
         Ok(buffers)
     }
 
+    /// The device-readable and the device-writable half of `chain`; `None` if a descriptor leaves guest memory, there are too many, or
+    /// a readable one follows a writable one.
+    pub fn split(memory: &'m GuestMemory, chain: Chain<'m>) -> Option<(Buffers<'m>, Buffers<'m>)> {
+        let mut halves = (Buffers::default(), Buffers::default());
+        for descriptor in chain {
+            let half = match (descriptor.is_write_only(), halves.1.len()) {
+                (true, _) => &mut halves.1,
+                (false, 0) => &mut halves.0,
+                (false, _) => return None,
+            };
+            for slice in memory.get_slices(descriptor.addr(), descriptor.len() as usize) {
+                half.push(slice.ok()?).ok()?;
+            }
+        }
+        Some(halves)
+    }
+
     pub(super) fn push(&mut self, slice: VolatileSlice<'m>) -> Result<(), BufferError> {
         if self.slices.len() == MAX_PIECES {
             return Err(BufferError::TooManyPieces);

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use virtio_queue::Queue;
-use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 /// Guest memory as every device sees it. Only volatile accessors of vm-memory touch it.
-pub type GuestMemory = GuestMemoryMmap<()>;
+pub use crate::memory::GuestMemory;
 
 /// A virtio device behind the PCI transport (virtio 1.2, 4.1).
 ///

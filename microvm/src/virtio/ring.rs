@@ -12,7 +12,7 @@ use virtio_bindings::bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::device::{ActiveQueue, GuestMemory, Interrupt};
+use super::device::{ActivateError, Activation, ActiveQueue, GuestMemory, Interrupt};
 
 /// A chain of descriptors that the driver made available.
 pub type Chain<'m> = DescriptorChain<&'m GuestMemory>;
@@ -28,6 +28,21 @@ pub struct Ring {
 }
 
 impl Ring {
+    /// Takes the queue of a device over that has one. `device`: its name, for the error.
+    pub fn only(device: &'static str, activation: Activation) -> Result<(GuestMemory, Ring), ActivateError> {
+        let Activation {
+            memory,
+            features,
+            queues,
+            interrupt,
+        } = activation;
+        let queue = queues.into_iter().next().flatten().ok_or_else(|| ActivateError {
+            device,
+            reason: "its queue is not enabled".to_owned(),
+        })?;
+        Ok((memory, Ring::new(queue, 0, features, interrupt)))
+    }
+
     /// Takes queue `index` over. `features` are the negotiated ones.
     pub fn new(active: ActiveQueue, index: u16, features: u64, interrupt: Arc<dyn Interrupt>) -> Ring {
         let ActiveQueue { mut queue, kick } = active;
@@ -40,6 +55,11 @@ impl Ring {
             owes_notification: false,
             retired: false,
         }
+    }
+
+    /// Number of the queue.
+    pub fn index(&self) -> u16 {
+        self.index
     }
 
     /// Becomes readable when the driver kicks.

@@ -33,16 +33,22 @@ pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Counts interrupts of the first eight queues.
+/// Counts interrupts of the first eight queues, and of the config space.
 #[derive(Default)]
 pub struct CountingInterrupt {
     queues: [AtomicU64; 8],
+    config: AtomicU64,
 }
 
 impl CountingInterrupt {
     /// Interrupts of queue `index` so far.
     pub fn count(&self, index: u16) -> u64 {
         self.queues[usize::from(index)].load(Ordering::SeqCst)
+    }
+
+    /// How often the config space has changed so far.
+    pub fn config_count(&self) -> u64 {
+        self.config.load(Ordering::SeqCst)
     }
 }
 
@@ -51,7 +57,9 @@ impl Interrupt for CountingInterrupt {
         self.queues[usize::from(index)].fetch_add(1, Ordering::SeqCst);
     }
 
-    fn signal_config(&self) {}
+    fn signal_config(&self) {
+        self.config.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 /// A piece of guest memory in a chain.

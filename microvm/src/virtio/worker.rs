@@ -1,4 +1,4 @@
-//! A thread that serves one virtqueue, chain by chain, until it is told to stop.
+//! A thread that serves the virtqueues of a device, chain by chain, until it is told to stop.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -32,18 +32,25 @@ pub struct QueueWorker {
 }
 
 impl QueueWorker {
-    /// Starts a thread that passes every chain of `ring` to `handle`, which returns the number of bytes it wrote.
-    pub fn start<H>(name: &str, memory: GuestMemory, ring: Ring, handle: H) -> Result<QueueWorker, WorkerError>
+    /// Starts a thread of this kind that passes every chain of `rings` to `handle`, with the number of its queue; `handle` returns the
+    /// number of bytes it wrote.
+    pub fn start<H>(
+        name: &str,
+        kind: ThreadKind,
+        memory: GuestMemory,
+        rings: Vec<Ring>,
+        handle: H,
+    ) -> Result<QueueWorker, WorkerError>
     where
-        H: for<'m> FnMut(&'m GuestMemory, Chain<'m>) -> u32 + Send + 'static,
+        H: for<'m> FnMut(&'m GuestMemory, u16, Chain<'m>) -> u32 + Send + 'static,
     {
         let stop = Arc::new(EventFd::from_value_and_flags(
             0,
             EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK,
         )?);
         let stopped = stop.clone();
-        let body = move || serve(&memory, ring, handle, &stopped);
-        let thread = spawn_worker(name, ThreadKind::Block, body)?;
+        let body = move || serve(&memory, rings, handle, &stopped);
+        let thread = spawn_worker(name, kind, body)?;
         Ok(QueueWorker {
             stop,
             thread: Some(thread),
@@ -63,16 +70,19 @@ impl Drop for QueueWorker {
     }
 }
 
-fn serve<H>(memory: &GuestMemory, mut ring: Ring, mut handle: H, stop: &EventFd)
+fn serve<H>(memory: &GuestMemory, mut rings: Vec<Ring>, mut handle: H, stop: &EventFd)
 where
-    H: for<'m> FnMut(&'m GuestMemory, Chain<'m>) -> u32,
+    H: for<'m> FnMut(&'m GuestMemory, u16, Chain<'m>) -> u32,
 {
     loop {
-        drain(memory, &mut ring, &mut handle, stop);
-        let mut events = [
-            PollFd::new(stop.as_fd(), PollFlags::POLLIN),
-            PollFd::new(ring.kick(), PollFlags::POLLIN),
-        ];
+        for ring in &mut rings {
+            drain(memory, ring, &mut handle, stop);
+        }
+        let kicks = rings.iter().map(Ring::kick);
+        let mut events: Vec<PollFd<'_>> = std::iter::once(stop.as_fd())
+            .chain(kicks)
+            .map(|event| PollFd::new(event, PollFlags::POLLIN))
+            .collect();
         match poll(&mut events, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => {
@@ -83,7 +93,7 @@ where
         if is_stopped(stop) {
             return;
         }
-        ring.clear_kick();
+        rings.iter().for_each(Ring::clear_kick);
     }
 }
 
@@ -91,13 +101,13 @@ where
 /// keeps the ring full must not hold up its own reset.
 fn drain<H>(memory: &GuestMemory, ring: &mut Ring, handle: &mut H, stop: &EventFd)
 where
-    H: for<'m> FnMut(&'m GuestMemory, Chain<'m>) -> u32,
+    H: for<'m> FnMut(&'m GuestMemory, u16, Chain<'m>) -> u32,
 {
     loop {
         ring.spare_kicks(memory);
         while let Some(chain) = ring.pop(memory) {
             let head = chain.head_index();
-            let written = handle(memory, chain);
+            let written = handle(memory, ring.index(), chain);
             ring.give_back(memory, head, written);
             ring.notify(memory);
             if is_stopped(stop) {

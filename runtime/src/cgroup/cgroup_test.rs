@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use super::unified::{Group, Weights, check_path, settings};
-use super::{Limits, limit_block_io, scope_name};
+use super::{Lifted, Limits, limit_by_file, scope_name};
 use crate::error::ErrorKind;
 use crate::pod::PodResources;
 
@@ -11,11 +11,13 @@ fn limits() -> Limits {
         cpu_quota_us: Some(150_000),
         cpu_shares: Some(1024),
         cpuset_cpus: Some("0-1".into()),
+        unified: vec![("io.max".into(), "8:0 rbps=1\n8:16 rbps=2".into())],
         ..Default::default()
     };
     Limits {
         resources,
         memory_bytes: Some(1 << 30),
+        lifted: Lifted::default(),
     }
 }
 
@@ -29,6 +31,15 @@ fn limits_become_the_kernels_files() {
     ];
     assert_eq!(settings(&limits(), Weights::Kernel), expected);
     assert_eq!(settings(&Limits::default(), Weights::Bfq), []);
+    let lifted = Limits {
+        lifted: Lifted {
+            cpu_quota: true,
+            memory: true,
+        },
+        ..Limits::default()
+    };
+    let expected = [("memory.max", "max".to_owned()), ("cpu.max", "max".to_owned())];
+    assert_eq!(settings(&lifted, Weights::Kernel), expected);
 }
 
 #[test]
@@ -44,7 +55,7 @@ fn limits_of_block_devices_become_the_kernels_files() {
             block_io: Some(serde_json::from_value(block_io).unwrap()),
             ..Default::default()
         },
-        memory_bytes: None,
+        ..Limits::default()
     };
     let rates = [("io.max", "8:0 rbps=1048576"), ("io.max", "254:1 wiops=7")];
     for (weights, first) in [
@@ -68,10 +79,16 @@ fn a_scope_has_the_name_that_systemd_is_told() {
 }
 
 #[test]
-fn block_io_limits_of_a_scope_without_a_file_for_them_are_refused_by_name() {
-    let block_io = serde_json::from_value(serde_json::json!({ "weight": 500 })).unwrap();
-    let error = limit_block_io("4:blkio:/a/b.scope\n1:name=systemd:/a/b.scope\n", &block_io, "a:b:c").unwrap_err();
-    assert!(error.to_string().contains("a:b:c"), "{error}");
+fn limits_of_a_cgroup_without_files_for_them_are_refused_by_name() {
+    let resources = PodResources {
+        block_io: Some(serde_json::from_value(serde_json::json!({ "weight": 500 })).unwrap()),
+        unified: vec![("io.max".into(), "8:0 rbps=1".into())],
+        ..Default::default()
+    };
+    for cgroups in ["4:blkio:/a/b.scope\n1:name=systemd:/a/b.scope\n", ""] {
+        let error = limit_by_file(cgroups, resources.clone(), "a:b:c").unwrap_err();
+        assert!(error.to_string().contains("a:b:c"), "{error}");
+    }
 }
 
 #[test]
@@ -96,6 +113,8 @@ fn a_group_is_made_filled_and_removed() {
     let read = |name: &str| std::fs::read_to_string(mount.join("ns/c1").join(name)).unwrap();
     assert_eq!(read("cgroup.procs"), "42");
     assert_eq!(read("memory.max"), "1073741824");
+    // An ordinary file keeps the last line alone.
+    assert_eq!(read("io.max"), "8:16 rbps=2");
     assert!(std::fs::read_to_string(mount.join("ns/cgroup.subtree_control")).is_ok());
     std::fs::remove_dir_all(mount.join("ns/c1")).unwrap();
     group.remove().unwrap();

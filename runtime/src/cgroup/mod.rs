@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use cgroups_rs::manager::{FsManager, Manager, SystemdManager, is_systemd_cgroup};
 use cgroups_rs::{CgroupPid, FreezerState};
-use oci_spec::runtime::{LinuxBlockIo, LinuxCpuBuilder, LinuxMemoryBuilder, LinuxResources, LinuxResourcesBuilder};
+use oci_spec::runtime::{LinuxCpuBuilder, LinuxMemoryBuilder, LinuxResources, LinuxResourcesBuilder};
 
 use crate::error::{Error, Result};
 use crate::pod::PodResources;
@@ -27,6 +27,15 @@ pub(crate) struct Limits {
     pub(crate) resources: PodResources,
     /// Pod's limit plus overheads, bytes; `None`: no limit.
     pub(crate) memory_bytes: Option<u64>,
+    /// Limits that were there and are not to be any more.
+    pub(crate) lifted: Lifted,
+}
+
+/// Limits that a change takes away.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Lifted {
+    pub(crate) cpu_quota: bool,
+    pub(crate) memory: bool,
 }
 
 /// Puts a process into the cgroup at `path`, which is made if needed, and sets the limits.
@@ -44,29 +53,28 @@ pub(crate) fn enter(path: &str, pid: u32, limits: &Limits) -> Result<()> {
         false => None,
     };
     manager.set(&oci_resources(limits, path)?).map_err(failed)?;
-    match (scope, &limits.resources.block_io) {
-        (Some(scope), Some(block_io)) => limit_block_io(&scope, block_io, path),
-        _ => Ok(()),
+    // The crate knows limits of block devices where it writes the files itself, and none of these names.
+    let PodResources { block_io, unified, .. } = &limits.resources;
+    let by_file = PodResources {
+        block_io: block_io.clone().filter(|_| scope.is_some()),
+        unified: unified.clone(),
+        ..PodResources::default()
+    };
+    if by_file == PodResources::default() {
+        return Ok(());
     }
+    limit_by_file(&scope.unwrap_or_default(), by_file, path)
 }
 
-/// Sets the quota of CPU time alone.
-pub(crate) fn limit_cpu_time(path: &str, resources: &PodResources) -> Result<()> {
-    let limits = Limits {
-        resources: PodResources {
-            cpu_quota_us: resources.cpu_quota_us,
-            cpu_period_us: resources.cpu_period_us,
-            ..PodResources::default()
-        },
-        memory_bytes: None,
-    };
+/// Sets limits of a cgroup that is there, those that `limits` has.
+pub(crate) fn change(path: &str, limits: &Limits) -> Result<()> {
     if let Some(group) = unified_at(path)? {
-        return group.limit(&limits);
+        return group.limit(limits);
     }
     let failed = |e: cgroups_rs::manager::Error| {
-        Error::internal(format!("cannot limit the CPU time of host cgroup {path}")).caused_by(e.to_string())
+        Error::internal(format!("cannot change the limits of host cgroup {path}")).caused_by(e.to_string())
     };
-    manager(path)?.set(&oci_resources(&limits, path)?).map_err(failed)
+    manager(path)?.set(&oci_resources(limits, path)?).map_err(failed)
 }
 
 /// Waits until systemd, which only takes an order, has made the scope and put the process into it. Gives the process's cgroups.
@@ -100,20 +108,18 @@ fn scope_name(path: &str) -> String {
     }
 }
 
-/// cgroups-rs gives systemd no such limits: they go into the scope's own files. `cgroups`: those of a process in it.
-fn limit_block_io(cgroups: &str, block_io: &LinuxBlockIo, path: &str) -> Result<()> {
+/// cgroups-rs gives systemd no such limits: they go into the scope's own files. `cgroups`: those of a process in it; empty: there is no
+/// scope, as the host has cgroup v1.
+fn limit_by_file(cgroups: &str, resources: PodResources, path: &str) -> Result<()> {
     let Some(folder) = cgroups.lines().find_map(|line| line.strip_prefix("0::/")) else {
         return Err(Error::invalid(format!(
-            "host cgroup {path}: block I/O limits under systemd need a host with cgroup v2 alone: leave them out"
+            "host cgroup {path}: linux.resources.unified, and block I/O limits under systemd, need a host with cgroup v2 alone: leave \
+             them out"
         )));
-    };
-    let resources = PodResources {
-        block_io: Some(block_io.clone()),
-        ..PodResources::default()
     };
     let limits = Limits {
         resources,
-        memory_bytes: None,
+        ..Limits::default()
     };
     unified::limit(&Path::new(MOUNT).join(folder), &limits)
 }
@@ -156,7 +162,9 @@ fn oci_resources(limits: &Limits, path: &str) -> Result<LinuxResources> {
     let from = &limits.resources;
     let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let mut cpu = LinuxCpuBuilder::default();
-    if let Some(quota) = from.cpu_quota_us {
+    if limits.lifted.cpu_quota {
+        cpu = cpu.quota(-1);
+    } else if let Some(quota) = from.cpu_quota_us {
         cpu = cpu.quota(signed(quota)).period(from.cpu_period_us.unwrap_or(100_000));
     }
     if let Some(shares) = from.cpu_shares {
@@ -169,13 +177,9 @@ fn oci_resources(limits: &Limits, path: &str) -> Result<LinuxResources> {
         cpu = cpu.mems(mems.clone());
     }
     let mut resources = LinuxResourcesBuilder::default().cpu(cpu.build().map_err(failed)?);
-    if let Some(bytes) = limits.memory_bytes {
-        resources = resources.memory(
-            LinuxMemoryBuilder::default()
-                .limit(signed(bytes))
-                .build()
-                .map_err(failed)?,
-        );
+    let lifted = limits.lifted.memory.then_some(-1);
+    if let Some(limit) = lifted.or(limits.memory_bytes.map(signed)) {
+        resources = resources.memory(LinuxMemoryBuilder::default().limit(limit).build().map_err(failed)?);
     }
     if let Some(limits) = &from.block_io {
         resources = resources.block_io(limits.clone());

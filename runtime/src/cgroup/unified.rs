@@ -93,6 +93,10 @@ pub(super) fn limit(path: &Path, limits: &Limits) -> Result<()> {
     for (file, value) in settings(limits, weights) {
         write(&path.join(file), &value)?;
     }
+    for (file, value) in &limits.resources.unified {
+        // The kernel takes one device at a time.
+        value.lines().try_for_each(|line| write(&path.join(file), line))?;
+    }
     Ok(())
 }
 
@@ -118,14 +122,18 @@ pub(super) enum Weights {
 
 const WEIGHT_OF_BFQ: &str = "io.bfq.weight";
 
-/// Files and what to write into them.
+/// Files and what to write into them, but for those that the client names.
 pub(super) fn settings(limits: &Limits, weights: Weights) -> Vec<(&'static str, String)> {
     let from = &limits.resources;
     let mut settings = Vec::new();
-    if let Some(bytes) = limits.memory_bytes {
+    if limits.lifted.memory {
+        settings.push(("memory.max", "max".to_owned()));
+    } else if let Some(bytes) = limits.memory_bytes {
         settings.push(("memory.max", bytes.to_string()));
     }
-    if let Some(quota) = from.cpu_quota_us {
+    if limits.lifted.cpu_quota {
+        settings.push(("cpu.max", "max".to_owned()));
+    } else if let Some(quota) = from.cpu_quota_us {
         settings.push(("cpu.max", format!("{quota} {}", from.cpu_period_us.unwrap_or(100_000))));
     }
     if let Some(shares) = from.cpu_shares {

@@ -72,6 +72,13 @@ impl Drop for FakeHost {
 }
 
 #[test]
+fn strict_overcommit_is_told() {
+    let host = FakeHost::new("overcommit");
+    host.write("proc/sys/vm/overcommit_memory", b"2\n");
+    host.expect("overcommit", Verdict::Warn, "max_memory_mib");
+}
+
+#[test]
 fn a_good_host_has_nothing_to_complain_about() {
     let host = FakeHost::new("good");
     for finding in run(&host.host, &host.config) {

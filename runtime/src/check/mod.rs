@@ -76,6 +76,7 @@ pub fn run(host: &Host, config: &Config) -> Vec<Finding> {
         host.file("agent", &config.agent_image, image::open_agent),
         host.vmm(&config.vmm),
         host.cgroups(),
+        host.overcommit(),
         host.user_namespaces(),
         host.idmapped_mounts(),
         host.state(&config.state_dir),
@@ -186,6 +187,18 @@ impl Host {
             &format!("cgroup v2 without the controllers {missing}"),
             remedy,
         )
+    }
+
+    /// Room for all the memory that a pod may ever have is reserved at its start (Linux, mm/overcommit-accounting).
+    fn overcommit(&self) -> Finding {
+        if self.text("proc/sys/vm/overcommit_memory").trim() == "2" {
+            return warn(
+                "overcommit",
+                "vm.overcommit_memory is 2: the memory that a pod may grow to counts as used from its start",
+                "give pods memory limits, set \"max_memory_mib\" in the config file, or sysctl -w vm.overcommit_memory=0",
+            );
+        }
+        ok("overcommit", "memory can be reserved before it is used")
     }
 
     fn user_namespaces(&self) -> Finding {

@@ -80,10 +80,11 @@ fn the_example_file_is_accepted_and_shows_every_default() {
         defaults.agent_image.clone(),
     );
     shown.default_vcpus = defaults.default_vcpus;
+    shown.max_memory_mib = defaults.max_memory_mib;
     assert_eq!(shown, defaults);
     assert_eq!(
         uncommented.lines().count(),
-        14,
+        16,
         "an option is missing in configs/bulkhead.toml"
     );
 }

@@ -34,6 +34,8 @@ pub struct Config {
     pub max_vcpus: u32,
     /// Memory of a pod without a memory limit, MiB, 64 to 1048576. Default: 512.
     pub default_memory_mib: u32,
+    /// Most memory that a pod without a memory limit grows to, MiB, `default_memory_mib` to 1048576. Default: the host's memory.
+    pub max_memory_mib: Option<u32>,
     /// Added to a pod's memory limit for the guest's kernel and agent, MiB, 0 to 65536. Default: 64.
     pub guest_overhead_mib: u32,
     /// Added to the guest's memory for the monitor itself in the host cgroup's limit, MiB, 16 to 65536. Default: 128.
@@ -44,6 +46,8 @@ pub struct Config {
     pub verbose_console: bool,
     /// Appended to the guest kernel's command line. Default: empty.
     pub kernel_parameters: String,
+    /// Keep the text of the guests' kernel once for all pods and not in each. Default: true.
+    pub share_kernel: bool,
     /// Whether a pod gets host ids of its own: "auto" (unless its files cannot be mapped), "always" or "never". Default: "auto".
     pub id_mapping: IdMapping,
     /// Folder of the locks on host ids: one for the host, so it is no option.
@@ -105,11 +109,13 @@ impl Default for Config {
             default_vcpus: None,
             max_vcpus: 32,
             default_memory_mib: 512,
+            max_memory_mib: None,
             guest_overhead_mib: 64,
             vmm_overhead_mib: 128,
             boot_timeout_s: 60,
             verbose_console: false,
             kernel_parameters: String::new(),
+            share_kernel: true,
             id_mapping: IdMapping::Auto,
             ids_dir: PathBuf::from("/run/bulkhead/.ids"),
             log_level: LogLevel::Info,
@@ -221,6 +227,12 @@ impl Config {
                 max_vcpus,
             ),
             ("default_memory_mib", u64::from(self.default_memory_mib), 64, 1 << 20),
+            (
+                "max_memory_mib",
+                u64::from(self.max_memory_mib.unwrap_or(1 << 20)),
+                u64::from(self.default_memory_mib),
+                1 << 20,
+            ),
             ("guest_overhead_mib", u64::from(self.guest_overhead_mib), 0, 1 << 16),
             ("vmm_overhead_mib", u64::from(self.vmm_overhead_mib), 16, 1 << 16),
             ("boot_timeout_s", self.boot_timeout_s, 1, 600),

@@ -58,6 +58,11 @@ impl FileMap {
         self.pods
     }
 
+    /// Whether files look the same with both.
+    pub(crate) fn is_like(&self, other: &FileMap) -> bool {
+        self.users == other.users && self.groups == other.groups
+    }
+
     /// The user namespace.
     pub(crate) fn namespace(&self) -> BorrowedFd<'_> {
         self.namespace.as_fd()

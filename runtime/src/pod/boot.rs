@@ -16,23 +16,34 @@ use super::disks::Plugged;
 use super::machine::Ground;
 use super::numbers::Numbers;
 use super::process::KILLED;
-use super::types::{ContainerSpec, PodEvent, PodSpec};
+use super::resize::Sizes;
+use super::sysctls;
+use super::types::{ContainerSpec, PodEvent, PodResources, PodSpec};
 use super::undo::Undo;
-use crate::agent_client::Agent;
-use crate::cgroup;
+use crate::agent_client::{Agent, GuestEvent};
+use crate::cgroup::{self, Limits};
 use crate::clock;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result, blocking};
 use crate::identity::Identity;
 use crate::phase;
 use crate::vmm_client::Vmm;
+use crate::volumes::SharedVolumes;
 
 /// Pause between two tries to reach an agent that is not there yet.
 const CONNECT_RETRY: Duration = Duration::from_millis(10);
 /// A container's out-of-memory kills are told once in this time.
 const OOM_PAUSE: Duration = Duration::from_secs(1);
+/// Between two times that a guest is given memory.
+const GROWTH_PAUSE: Duration = Duration::from_millis(2);
+/// The same when there was none to give.
+const REFUSAL_PAUSE: Duration = Duration::from_millis(500);
 /// Between two times that a guest is made to forget files.
 const CROWD_PAUSE: Duration = Duration::from_secs(1);
+/// After the agent's first answer, until a pod is one that stays.
+const SETTLING: Duration = Duration::from_secs(30);
+/// How often it tries to share the text of its kernel.
+const SHARE_TRIES: u32 = 4;
 /// Entropy for the guest, bytes.
 const ENTROPY: usize = 64;
 
@@ -46,7 +57,12 @@ pub(super) async fn boot(
     config: &Config,
 ) -> Result<(Booted, Option<u32>)> {
     let mut undo = Undo::default();
-    let (cgroup, resources) = (spec.cgroup_path.clone(), spec.resources.clone());
+    let cgroup = spec.cgroup_path.clone();
+    let quota = PodResources {
+        cpu_quota_us: spec.resources.cpu_quota_us,
+        cpu_period_us: spec.resources.cpu_period_us,
+        ..PodResources::default()
+    };
     match launch(spec, first, config, &mut undo).await {
         Ok((machine, agent, prepared, parts)) => {
             let (pod, events) = assemble(machine, agent, undo, parts);
@@ -55,9 +71,12 @@ pub(super) async fn boot(
                     Some(prepared) => Some(pod.create_first(prepared).await?),
                     None => None,
                 };
-                if let Some(cgroup) = cgroup.filter(|_| resources.cpu_quota_us.is_some()) {
-                    let limit = move || cgroup::limit_cpu_time(&cgroup, &resources);
-                    blocking("limiting the pod's CPU time", limit).await?;
+                if let Some(cgroup) = cgroup.filter(|_| quota.cpu_quota_us.is_some()) {
+                    let limits = Limits {
+                        resources: quota,
+                        ..Limits::default()
+                    };
+                    blocking("limiting the pod's CPU time", move || cgroup::change(&cgroup, &limits)).await?;
                 }
                 Ok(pid)
             };
@@ -81,7 +100,9 @@ pub(super) async fn boot(
 pub(super) struct Parts {
     pub(super) spec: PodSpec,
     pub(super) share: std::path::PathBuf,
+    pub(super) volumes: Arc<SharedVolumes>,
     pub(super) identity: Arc<Identity>,
+    pub(super) sizes: Sizes,
     /// It began with a container, whose pid is the monitor's.
     pub(super) has_first: bool,
 }
@@ -109,6 +130,8 @@ async fn launch(
     };
     undo.append(early);
     let (share, identity) = (ground.share(), ground.identity());
+    let volumes = Arc::new(SharedVolumes::new(&share));
+    let sizes = Sizes::new(ground.size(), spec.cgroup_path.clone(), config);
     let deadline = Instant::now() + config.boot_timeout();
     let machine = async {
         let machine = ground.start(&spec, config, undo).await.map_err(failed)?;
@@ -124,7 +147,7 @@ async fn launch(
     let container = async {
         match first {
             Some(first) => {
-                let prepared = Prepared::on_host(first, share.clone(), identity.clone()).await?;
+                let prepared = Prepared::on_host(first, share.clone(), volumes.clone(), identity.clone()).await?;
                 phase::over("mounts", &spec.id);
                 Ok(Some(prepared))
             }
@@ -137,7 +160,9 @@ async fn launch(
             let parts = Parts {
                 spec,
                 share,
+                volumes,
                 identity,
+                sizes,
                 has_first: prepared.is_some(),
             };
             Ok((machine, agent, prepared, parts))
@@ -173,7 +198,8 @@ async fn reach_agent(vmm: &Vmm, spec: &PodSpec, config: &Config, deadline: Insta
     };
     let agent = Agent::new(stream)?;
     let hostname = spec.hostname.as_deref().unwrap_or_default();
-    let hello = agent.hello(hostname, entropy()?, left().max(Duration::from_millis(1)));
+    let sysctls = sysctls::passed_on("/proc/sys".as_ref(), &config.kernel_parameters);
+    let hello = agent.hello(hostname, sysctls, entropy()?, left().max(Duration::from_millis(1)));
     match vmm.unless_ended(hello).await {
         Ok((version, kernel)) => {
             phase::over("agent", &spec.id);
@@ -214,8 +240,10 @@ pub(super) fn assemble(vmm: Vmm, agent: Agent, undo: Undo, parts: Parts) -> Boot
         me: me.clone(),
         id: parts.spec.id,
         share: parts.share,
+        volumes: parts.volumes,
         identity: parts.identity,
         disks: Plugged::default(),
+        sizes: parts.sizes,
         vmm,
         agent,
         containers: Mutex::new(BTreeMap::new()),
@@ -228,8 +256,9 @@ pub(super) fn assemble(vmm: Vmm, agent: Agent, undo: Undo, parts: Parts) -> Boot
         ground: tokio::sync::Mutex::new(Some(undo)),
     });
     pod.spawn(watch_end(pod.clone()));
-    pod.spawn(watch_oom(pod.clone()));
+    pod.spawn(watch_guest(pod.clone()));
     pod.spawn(watch_crowd(pod.clone()));
+    pod.spawn(settle(pod.clone()));
     pod.spawn(clock::follow(pod.agent.clone(), pod.id.to_string()));
     (pod, receiver)
 }
@@ -245,9 +274,22 @@ async fn watch_end(pod: Arc<Pod>) {
     }
 }
 
-async fn watch_oom(pod: Arc<Pod>) {
+async fn watch_guest(pod: Arc<Pod>) {
+    pod.let_grow().await;
     let mut told: HashMap<String, Instant> = HashMap::new();
-    while let Ok(container) = pod.agent.next_oom().await {
+    while let Ok(event) = pod.agent.next_event().await {
+        let container = match event {
+            GuestEvent::OutOfMemory(container) => container,
+            GuestEvent::MemoryWanted(bytes) => {
+                // A guest that asks for nothing but memory is not listened to at its own speed.
+                let pause = match pod.grow(bytes).await {
+                    true => GROWTH_PAUSE,
+                    false => REFUSAL_PAUSE,
+                };
+                tokio::time::sleep(pause).await;
+                continue;
+            }
+        };
         told.retain(|_, at| at.elapsed() < OOM_PAUSE);
         // The guest's word for which of its containers it was, checked against those that there are.
         if pod.container(&container).is_ok() && !told.contains_key(&container) {
@@ -256,6 +298,30 @@ async fn watch_oom(pod: Arc<Pod>) {
         } else {
             // A guest that repeats itself, which it can do without end, is not listened to at its own speed.
             tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+/// What makes a pod small that stays, and no start waits for: the devices by which memory goes back to the host, and what its kernel has
+/// in common with others.
+async fn settle(pod: Arc<Pod>) {
+    tokio::time::sleep(SETTLING).await;
+    let is_ending = || pod.stopping.load(Ordering::SeqCst) || pod.vmm.end().is_some();
+    if is_ending() {
+        return;
+    }
+    if let Err(error) = pod.plug_late_devices().await
+        && !is_ending()
+    {
+        tracing::warn!("pod {}: free memory of the guest stays with it: {error}", pod.id);
+    }
+    for left in (0..SHARE_TRIES).rev() {
+        match pod.share_kernel_text().await {
+            Ok(()) => break,
+            Err(_) if is_ending() => break,
+            // vCPUs that are held up by a quota do not rest in time.
+            Err(_) if left > 0 => tokio::time::sleep(SETTLING).await,
+            Err(error) => tracing::warn!("pod {}: its kernel shares less memory with others: {error}", pod.id),
         }
     }
 }

@@ -15,6 +15,7 @@ use super::container::{Container, Prepared};
 use super::disks::Plugged;
 use super::numbers::{Numbers, foreign};
 use super::process::{KILLED, Process};
+use super::resize::Sizes;
 use super::types::{ContainerSpec, Exit, PidInfo, PodEvent, PodSpec, ProcessState, Status, StdioPaths};
 use super::undo::Undo;
 use crate::agent_client::Agent;
@@ -24,11 +25,14 @@ use crate::identity::Identity;
 use crate::ids::{ContainerId, validate_exec_id};
 use crate::spec;
 use crate::vmm_client::Vmm;
+use crate::volumes::SharedVolumes;
 
 /// The signal that cannot be refused.
 pub(super) const SIGKILL: u32 = nix::libc::SIGKILL.cast_unsigned();
 /// How long a guest may take to power itself off, and its agent to agree to that.
 const POWER_OFF: Duration = Duration::from_secs(2);
+/// The same of one that may have something to write to disks of its own, which nobody else would.
+const WRITE_BACK: Duration = Duration::from_secs(60);
 /// How long a killed init may take to end before its machine is ended instead.
 pub(super) const KILL_PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 10_000 });
 /// The same when the pod has other containers and the guest still answers: a process can also wait for a file system of the host.
@@ -43,8 +47,10 @@ pub struct Pod {
     pub(super) me: Weak<Pod>,
     pub(super) id: ContainerId,
     pub(super) share: PathBuf,
+    pub(super) volumes: Arc<SharedVolumes>,
     pub(super) identity: Arc<Identity>,
     pub(super) disks: Plugged,
+    pub(super) sizes: Sizes,
     pub(super) vmm: Vmm,
     pub(super) agent: Agent,
     /// `None`: the id is taken by a creation that is under way.
@@ -91,7 +97,12 @@ impl Pod {
         let reservation = self.reserve(&spec.id)?;
         let prepared = self
             .vmm
-            .unless_ended(Prepared::on_host(spec, self.share.clone(), self.identity.clone()))
+            .unless_ended(Prepared::on_host(
+                spec,
+                self.share.clone(),
+                self.volumes.clone(),
+                self.identity.clone(),
+            ))
             .await?;
         self.create_prepared(prepared, reservation).await
     }
@@ -372,7 +383,11 @@ impl Pod {
         if self.vmm.end().is_none() {
             // The answer may be lost with the guest; what counts is its end.
             let _ = self.agent.shutdown(POWER_OFF).await;
-            end_within(&self.vmm, POWER_OFF).await;
+            let patience = match self.has_disks().await {
+                true => WRITE_BACK,
+                false => POWER_OFF,
+            };
+            end_within(&self.vmm, patience).await;
         }
         self.finish_all();
         let containers = self.all_containers();

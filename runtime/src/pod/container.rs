@@ -7,12 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bulkhead_agent_protocol::STREAM_PORT;
-use bulkhead_agent_protocol::agent::Disk;
 use bulkhead_vmm_control::{OWN_ROOTFS, READY_ROOTFS};
 use serde_json::Value;
 
 use super::calls::{Pod, Reservation, SIGKILL};
-use super::disks::{self, OpenDisk};
+use super::disks::{self, OpenDisk, Taken};
 use super::hooks::Hooks;
 use super::machine::set_oom_score;
 use super::process::{KILLED, Process};
@@ -24,6 +23,7 @@ use crate::identity::{FileMap, GuestIds, Identity};
 use crate::ids::ContainerId;
 use crate::spec::{self, CRI_CONTAINER_TYPE, HostLimits, Neighbours, PidOwner, text};
 use crate::stdio::{Endpoints, GuestEnds, Streams, assign_ids, write_header};
+use crate::volumes::SharedVolumes;
 use crate::{rootfs, volumes};
 
 /// How long the guest may take to accept a stream.
@@ -51,11 +51,12 @@ impl Prepared {
     pub(super) async fn on_host(
         mut container: ContainerSpec,
         share: PathBuf,
+        volumes: Arc<SharedVolumes>,
         identity: Arc<Identity>,
     ) -> Result<Prepared> {
         let work = move || {
             let mut undo = Undo::default();
-            match mount(&mut container, &share, &identity, &mut undo) {
+            match mount(&mut container, &share, &volumes, &identity, &mut undo) {
                 Ok(mounted) => {
                     let ContainerSpec { id, bundle, stdio, .. } = container;
                     Ok(Prepared {
@@ -96,6 +97,7 @@ struct Mounted {
 fn mount(
     container: &mut ContainerSpec,
     share: &std::path::Path,
+    volumes: &Arc<SharedVolumes>,
     identity: &Identity,
     undo: &mut Undo,
 ) -> Result<Mounted> {
@@ -112,19 +114,22 @@ fn mount(
     let folders = rootfs::make_folders(share, &container.id, rootfs, undo)?;
     let root_path = text(&spec, "/root/path").map(str::to_owned);
     spec::set_root(&mut spec, &container.id, rootfs)?;
-    rootfs::prepare(
-        &container.rootfs,
-        &container.bundle,
-        root_path.as_deref(),
-        &folders.rootfs,
-        files.as_ref(),
-        undo,
-    )?;
+    let disk_root = rootfs::on_disk(&container.rootfs).map_err(named)?;
+    if disk_root.is_none() {
+        rootfs::prepare(
+            &container.rootfs,
+            &container.bundle,
+            root_path.as_deref(),
+            &folders.rootfs,
+            files.as_ref(),
+            undo,
+        )?;
+    }
     let names = volumes::prepare(
         &mut spec,
         &container.id,
         &container.bundle,
-        &folders.mounts,
+        volumes,
         files.as_ref(),
         undo,
     )?;
@@ -132,7 +137,7 @@ fn mount(
         files.tried().clear();
     }
     Ok(Mounted {
-        disks: disks::open(&spec).map_err(named)?,
+        disks: disks::open(&spec, disk_root).map_err(named)?,
         spec,
         names,
         // Behind a user namespace the guest's kernel says which there are.
@@ -148,12 +153,15 @@ pub(super) struct Container {
     pub(super) hooks: Hooks,
     frozen: AtomicBool,
     oom_score_adj: Option<i32>,
+    pub(super) host_limits: HostLimits,
+    /// Bytes; `None`: none.
+    memory_limit: Mutex<Option<u64>>,
     /// As in [`Mounted`].
     owners: Option<FileMap>,
     /// Path of the user namespace that its specification has.
     user_namespace: Option<String>,
-    /// Block devices of the host that are plugged for it.
-    pub(super) disks: Vec<Disk>,
+    /// Block devices and image files of the host that are plugged for it.
+    pub(super) disks: Taken,
     execs: Mutex<BTreeMap<String, Exec>>,
     undo: Mutex<Undo>,
 }
@@ -216,6 +224,14 @@ impl Container {
 
     pub(super) fn remove_exec(&self, exec_id: &str) {
         self.execs().remove(exec_id);
+    }
+
+    pub(super) fn memory_limit(&self) -> Option<u64> {
+        *self.memory_limit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_memory_limit(&self, limit: Option<u64>) {
+        *self.memory_limit.lock().unwrap_or_else(PoisonError::into_inner) = limit;
     }
 
     pub(super) fn is_frozen(&self) -> bool {
@@ -287,6 +303,7 @@ impl Pod {
     async fn create_in_guest(&self, prepared: &mut Prepared, reservation: &Reservation<'_>) -> Result<Container> {
         let wanted = std::mem::take(&mut prepared.mounted.disks);
         let disks = self.take_disks(wanted, &mut prepared.mounted.spec).await?;
+        prepared.mounted.names.extend(disks.root_names.clone());
         let created = self.create_with(prepared, reservation, disks.clone()).await;
         if created.is_err() {
             self.give_back_disks(&disks).await;
@@ -298,7 +315,7 @@ impl Pod {
         &self,
         prepared: &mut Prepared,
         reservation: &Reservation<'_>,
-        disks: Vec<Disk>,
+        disks: Taken,
     ) -> Result<Container> {
         let id = prepared.id.clone();
         let spec = std::mem::take(&mut prepared.mounted.spec);
@@ -317,6 +334,10 @@ impl Pod {
             .pointer("/process/oomScoreAdj")
             .and_then(Value::as_i64)
             .and_then(|n| i32::try_from(n).ok());
+        let memory_limit = spec
+            .pointer("/linux/resources/memory/limit")
+            .and_then(Value::as_u64)
+            .filter(|limit| *limit > 0);
         let user_namespace = spec::user_namespace(&spec).map(str::to_owned);
         let guest_spec = spec::for_guest(spec, &id, self, limits)?;
         let size = guest_spec.console_size;
@@ -326,7 +347,7 @@ impl Pod {
             let (io, streams) = self.open_streams(&init).await?;
             let guest_pid = self
                 .vmm
-                .unless_ended(self.agent.create(id.as_str(), guest_spec, io, disks.clone()))
+                .unless_ended(self.agent.create(id.as_str(), guest_spec, io, disks.told()))
                 .await?;
             Ok((guest_pid, streams))
         };
@@ -352,6 +373,8 @@ impl Pod {
             hooks,
             frozen: AtomicBool::new(false),
             oom_score_adj: score.filter(|_| !sandbox),
+            host_limits: limits,
+            memory_limit: Mutex::new(memory_limit),
             owners: prepared.mounted.owners.take(),
             user_namespace,
             disks,

@@ -1,39 +1,168 @@
-//! Block devices of the host that containers get: each is plugged into the pod's machine once, for as long as a container has it.
+//! Block devices and image files of the host that containers get: each is plugged into the pod's machine once, for as long as a container
+//! has it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::File;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use bulkhead_agent_protocol::agent::Disk;
+use bulkhead_agent_protocol::agent::{Disk, RootDisk};
 use bulkhead_agent_protocol::disk_path;
 use bulkhead_vmm_control::DiskSpec;
+use nix::fcntl::OFlag;
 use serde_json::Value;
 use tokio::sync::Mutex;
 
 use super::calls::Pod;
 use crate::error::{Error, Result};
-use crate::spec::{BlockDevice, WantedDisk, wanted_disks};
+use crate::rootfs::DiskRoot;
+use crate::spec::{BlockDevice, wanted_disks};
 
-/// A block device that a container asks for, opened.
-pub(super) struct OpenDisk {
-    wanted: WantedDisk,
-    file: OwnedFd,
+/// What a disk of the guest is on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Backing {
+    Device(BlockDevice),
+    /// An image file, by the numbers of its file system and itself.
+    Image {
+        device: u64,
+        inode: u64,
+    },
 }
 
-/// Opens what a specification asks for. Blocks.
-pub(super) fn open(spec: &Value) -> Result<Vec<OpenDisk>> {
-    let open = |wanted: WantedDisk| {
-        let file = open_device(wanted.device, wanted.read_only)?;
-        Ok(OpenDisk { wanted, file })
+impl fmt::Display for Backing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Backing::Device(device) => device.fmt(f),
+            Backing::Image { device, inode } => write!(f, "{device:x}-{inode}"),
+        }
+    }
+}
+
+/// A disk that a container asks for, opened.
+pub(super) struct OpenDisk {
+    backing: Backing,
+    read_only: bool,
+    file: File,
+    user: User,
+}
+
+impl OpenDisk {
+    /// Whether the guest mounts it.
+    fn is_mounted(&self) -> bool {
+        match &self.user {
+            User::Spec(mounts) => !mounts.is_empty(),
+            User::Root(_) => true,
+        }
+    }
+
+    /// Nobody else has a file system on it mounted meanwhile, unless none of them writes. It lasts as long as the file is open. Blocks, not
+    /// for long.
+    fn claim(&mut self) -> Result<()> {
+        let busy = |e: std::io::Error| {
+            Error::precondition(format!(
+                "disk {}: it is mounted or used elsewhere on this host: unmount it there first",
+                self.backing
+            ))
+            .caused_by(e)
+        };
+        if !self.is_mounted() {
+            return Ok(());
+        }
+        match self.backing {
+            // Readers of a device that somebody writes see what they see.
+            Backing::Device(_) if self.read_only => Ok(()),
+            Backing::Device(_) => {
+                let again = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+                let mut options = File::options();
+                let opened = options
+                    .read(true)
+                    .write(true)
+                    .custom_flags(OFlag::O_EXCL.bits())
+                    .open(again);
+                self.file = opened.map_err(busy)?;
+                Ok(())
+            }
+            Backing::Image { .. } => {
+                // Belongs to the open file, which the monitor gets.
+                let locked = match self.read_only {
+                    true => self.file.try_lock_shared(),
+                    false => self.file.try_lock(),
+                };
+                locked.map_err(|e| busy(e.into()))
+            }
+        }
+    }
+}
+
+/// What a container does with a disk.
+enum User {
+    /// It is a node in the spec, or these mounts have it as their source.
+    Spec(Vec<usize>),
+    Root(DiskRoot),
+}
+
+/// Opens what a specification asks for, and the disk of a root filesystem. Blocks.
+pub(super) fn open(spec: &Value, root: Option<DiskRoot>) -> Result<Vec<OpenDisk>> {
+    let mut disks = Vec::new();
+    for wanted in wanted_disks(spec) {
+        disks.push(OpenDisk {
+            backing: Backing::Device(wanted.device),
+            read_only: wanted.read_only,
+            file: open_device(wanted.device, wanted.read_only)?,
+            user: User::Spec(wanted.mounts),
+        });
+    }
+    disks.extend(root.map(open_root).transpose()?);
+    Ok(disks)
+}
+
+fn open_root(root: DiskRoot) -> Result<OpenDisk> {
+    let failed = |e: std::io::Error| Error::io("cannot open the disk of the root filesystem", &root.source, e);
+    let read_only = root.is_read_only();
+    let mut options = File::options();
+    let file = options
+        .read(true)
+        .write(!read_only)
+        .open(&root.source)
+        .map_err(failed)?;
+    let status = file.metadata().map_err(failed)?;
+    let backing = match status.file_type().is_block_device() {
+        true => Backing::Device(BlockDevice::of(status.rdev())),
+        false => Backing::Image {
+            device: status.dev(),
+            inode: status.ino(),
+        },
     };
-    wanted_disks(spec).into_iter().map(open).collect()
+    Ok(OpenDisk {
+        backing,
+        read_only,
+        file,
+        user: User::Root(root),
+    })
+}
+
+/// Disks that a container has.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Taken {
+    disks: Vec<(Backing, Disk)>,
+    root: Option<RootDisk>,
+    /// The guest's name of that one, and the host's.
+    pub(super) root_names: Option<(String, String)>,
+}
+
+impl Taken {
+    /// As the agent is told.
+    pub(super) fn told(&self) -> (Vec<Disk>, Option<RootDisk>) {
+        let disks = self.disks.iter().map(|(_, disk)| disk.clone());
+        (disks.collect(), self.root.clone())
+    }
 }
 
 /// What is plugged into a machine.
 #[derive(Default)]
-pub(super) struct Plugged(Mutex<BTreeMap<BlockDevice, Plug>>);
+pub(super) struct Plugged(Mutex<BTreeMap<Backing, Plug>>);
 
 struct Plug {
     slot: u8,
@@ -44,91 +173,131 @@ struct Plug {
 
 impl Pod {
     /// Plugs what is not plugged yet, and puts the guest's paths into the mounts of `spec`. On failure none is taken.
-    pub(super) async fn take_disks(&self, disks: Vec<OpenDisk>, spec: &mut Value) -> Result<Vec<Disk>> {
-        let mut taken = Vec::new();
-        for disk in disks {
-            let mounts = disk.wanted.mounts.clone();
-            match self.take_disk(disk).await {
-                Ok(disk) => {
-                    for mount in mounts {
-                        if let Some(source) = spec.pointer_mut(&format!("/mounts/{mount}/source")) {
-                            *source = disk_path(disk.slot).into();
-                        }
-                    }
-                    taken.push(disk);
-                }
+    pub(super) async fn take_disks(&self, disks: Vec<OpenDisk>, spec: &mut Value) -> Result<Taken> {
+        let mut taken = Taken::default();
+        for mut disk in disks {
+            let slot = match self.take_disk(&mut disk).await {
+                Ok(slot) => slot,
                 Err(error) => {
                     self.give_back_disks(&taken).await;
                     return Err(error);
+                }
+            };
+            let OpenDisk { backing, user, .. } = disk;
+            let (major, minor) = match backing {
+                Backing::Device(device) => (device.major, device.minor),
+                Backing::Image { .. } => (0, 0),
+            };
+            let disk = Disk {
+                slot: slot.into(),
+                major,
+                minor,
+                ..Default::default()
+            };
+            taken.disks.push((backing, disk));
+            match user {
+                User::Spec(mounts) => {
+                    for mount in mounts {
+                        if let Some(source) = spec.pointer_mut(&format!("/mounts/{mount}/source")) {
+                            *source = disk_path(slot.into()).into();
+                        }
+                    }
+                }
+                User::Root(root) => {
+                    taken.root_names = Some((disk_path(slot.into()), root.source.display().to_string()));
+                    taken.root = Some(RootDisk {
+                        slot: slot.into(),
+                        file_system: root.file_system,
+                        flags: root.options.flags.bits(),
+                        data: root.options.data.join(","),
+                        ..Default::default()
+                    });
                 }
             }
         }
         Ok(taken)
     }
 
-    async fn take_disk(&self, disk: OpenDisk) -> Result<Disk> {
-        let WantedDisk { device, read_only, .. } = disk.wanted;
+    /// Gives its slot.
+    async fn take_disk(&self, disk: &mut OpenDisk) -> Result<u8> {
+        let OpenDisk { backing, read_only, .. } = *disk;
         let mut plugged = self.disks.0.lock().await;
-        let slot = match plugged.get_mut(&device) {
-            Some(plug) if plug.read_only && !read_only => {
-                return Err(Error::precondition(format!(
-                    "block device {device} cannot be written: another container of the pod has it read-only"
-                )));
-            }
+        if plugged.get(&backing).is_some_and(|plug| plug.users == 0) {
+            self.unplug(&mut plugged, backing).await?;
+        }
+        match plugged.get_mut(&backing) {
+            Some(plug) if plug.read_only && !read_only => Err(Error::precondition(format!(
+                "disk {backing} cannot be written: the pod has it read-only already"
+            ))),
             Some(plug) => {
                 plug.users += 1;
-                plug.slot
+                Ok(plug.slot)
             }
             None => {
-                let id = device.to_string();
-                let attached = self.vmm.attach_disk(DiskSpec { id, read_only }, disk.file);
+                disk.claim()?;
+                let failed = |e| Error::internal(format!("disk {backing}: cannot copy its descriptor")).caused_by(e);
+                let file = disk.file.try_clone().map_err(failed)?.into();
+                let id = backing.to_string();
+                let attached = self.vmm.attach_disk(DiskSpec { id, read_only }, file);
                 let slot = self.vmm.unless_ended(attached).await?;
-                plugged.insert(
-                    device,
-                    Plug {
-                        slot,
-                        read_only,
-                        users: 1,
-                    },
-                );
-                slot
+                let plug = Plug {
+                    slot,
+                    read_only,
+                    users: 1,
+                };
+                plugged.insert(backing, plug);
+                // Here, where nothing is being unplugged: the guest would find that again.
+                if let Err(error) = self.vmm.unless_ended(self.agent.rescan_bus()).await {
+                    plugged.entry(backing).and_modify(|plug| plug.users = 0);
+                    return Err(error);
+                }
+                Ok(slot)
             }
+        }
+    }
+
+    async fn unplug(&self, plugged: &mut BTreeMap<Backing, Plug>, backing: Backing) -> Result<()> {
+        let Some(plug) = plugged.get(&backing) else {
+            return Ok(());
         };
-        Ok(Disk {
-            slot: slot.into(),
-            major: device.major,
-            minor: device.minor,
-            ..Default::default()
-        })
+        let unplug = async {
+            self.agent.let_go_disk(plug.slot).await?;
+            self.vmm.detach_disk(backing.to_string()).await
+        };
+        self.vmm.unless_ended(unplug).await?;
+        plugged.remove(&backing);
+        Ok(())
+    }
+
+    /// Has the guest look for devices that were plugged, while no disk is being unplugged, which it would find again.
+    pub(super) async fn look_for_devices(&self) -> Result<()> {
+        let _plugged = self.disks.0.lock().await;
+        self.vmm.unless_ended(self.agent.rescan_bus()).await
+    }
+
+    /// Whether the guest has a disk that it may have written to.
+    pub(super) async fn has_disks(&self) -> bool {
+        self.disks.0.lock().await.values().any(|plug| !plug.read_only)
     }
 
     /// A container has them no more. What cannot be unplugged stays until the pod's end, with a word in the log.
-    pub(super) async fn give_back_disks(&self, disks: &[Disk]) {
+    pub(super) async fn give_back_disks(&self, taken: &Taken) {
         let mut plugged = self.disks.0.lock().await;
-        for disk in disks {
-            let device = BlockDevice {
-                major: disk.major,
-                minor: disk.minor,
-            };
-            let Some(plug) = plugged.get_mut(&device) else { continue };
+        for (backing, _) in &taken.disks {
+            let Some(plug) = plugged.get_mut(backing) else { continue };
             plug.users = plug.users.saturating_sub(1);
             if plug.users > 0 || self.vmm.end().is_some() {
                 continue;
             }
-            let unplug = async {
-                self.agent.let_go_disk(plug.slot).await?;
-                self.vmm.detach_disk(device.to_string()).await
-            };
-            match self.vmm.unless_ended(unplug).await {
-                Ok(()) => drop(plugged.remove(&device)),
-                Err(error) => tracing::warn!("pod {}: block device {device}: {error}", self.id),
+            if let Err(error) = self.unplug(&mut plugged, *backing).await {
+                tracing::warn!("pod {}: disk {backing}: {error}", self.id);
             }
         }
     }
 }
 
 /// Opens a device of the host by the kernel's own name for it, whatever names it has besides. Blocks.
-fn open_device(device: BlockDevice, read_only: bool) -> Result<OwnedFd> {
+fn open_device(device: BlockDevice, read_only: bool) -> Result<File> {
     let what = format!("cannot open block device {device} of the host");
     let uevent = PathBuf::from(format!("/sys/dev/block/{device}/uevent"));
     let text = std::fs::read_to_string(&uevent).map_err(|e| Error::io(&what, &uevent, e))?;
@@ -140,5 +309,5 @@ fn open_device(device: BlockDevice, read_only: bool) -> Result<OwnedFd> {
     if !status.file_type().is_block_device() || BlockDevice::of(status.rdev()) != device {
         return Err(Error::internal(format!("{what}: {} is another device", node.display())));
     }
-    Ok(file.into())
+    Ok(file)
 }

@@ -29,8 +29,8 @@ struct Hook {
     path: String,
     #[serde(default)]
     args: Vec<String>,
-    #[serde(default)]
-    env: Vec<String>,
+    /// `None`: that of the shim, as runc's have that of runc.
+    env: Option<Vec<String>>,
     timeout: Option<u64>,
 }
 
@@ -116,9 +116,10 @@ impl Hook {
         if let Some((name, args)) = self.args.split_first() {
             command.arg0(name).args(args);
         }
-        command
-            .env_clear()
-            .envs(self.env.iter().filter_map(|pair| pair.split_once('=')));
+        if let Some(env) = &self.env {
+            let pairs = env.iter().filter_map(|pair| pair.split_once('='));
+            command.env_clear().envs(pairs);
+        }
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::null())

@@ -21,6 +21,17 @@ async fn a_hook_reads_the_state() {
 }
 
 #[tokio::test]
+async fn a_hook_without_an_environment_has_ours() {
+    for (env, expected) in [(json!(null), "yes"), (json!([]), ""), (json!(["HOME=/x"]), "")] {
+        // Cargo sets it for tests.
+        let script = format!("test \"${{CARGO_MANIFEST_DIR:+yes}}\" = \"{expected}\"");
+        let hook = json!({ "path": "/bin/sh", "args": ["sh", "-c", script], "env": env });
+        let hooks = Hooks::of(&json!({ "hooks": { "prestart": [hook] } }), "c1", Path::new("/")).unwrap();
+        hooks.run_created(1).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_failing_hook_says_why() {
     let error = hooks("echo no such thing >&2; exit 3", 10)
         .run_created(1)

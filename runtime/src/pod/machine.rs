@@ -11,7 +11,6 @@ use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, unshare};
 
 use super::sizing::{Host, Size};
-use super::sysctls;
 use super::types::{ContainerSpec, PodResources, PodSpec};
 use super::undo::Undo;
 use crate::cgroup::{self, Limits};
@@ -23,6 +22,10 @@ use crate::phase;
 use crate::rootfs;
 use crate::state::{PodFolder, PodRecord, ProcessRecord, now};
 use crate::vmm_client::{Spawned, Vmm};
+
+/// Memory that is plugged later is such that it can be unplugged again, as far as the kernel's own needs allow it (kernel,
+/// admin-guide/mm/memory-hotplug).
+const HOTPLUG: &str = "memory_hotplug.online_policy=auto-movable";
 
 /// What is there before the vmm is: folder, share, ids of the host, cgroup's name on record.
 pub(super) struct Ground {
@@ -62,12 +65,12 @@ impl Ground {
             record,
             size,
             identity: Arc::new(identity),
-            kernel_parameters: format!(
-                "{} {}",
-                sysctls::parameters("/proc/sys".as_ref()),
-                config.kernel_parameters
-            ),
+            kernel_parameters: format!("{HOTPLUG} {}", config.kernel_parameters),
         })
+    }
+
+    pub(super) fn size(&self) -> Size {
+        self.size
     }
 
     pub(super) fn identity(&self) -> Arc<Identity> {
@@ -105,6 +108,7 @@ impl Ground {
                     ..spec.resources.clone()
                 },
                 memory_bytes: size.host_memory_bytes,
+                ..Limits::default()
             };
             let removed = path.clone();
             undo.push(format!("cgroup {path}"), move || cgroup::remove(&removed));
@@ -113,7 +117,9 @@ impl Ground {
         set_oom_score(spawned.pid(), spec.oom_score_adj.unwrap_or(0))?;
         let vm = VmSpec {
             vcpus: size.vcpus,
+            max_vcpus: size.max_vcpus,
             memory_mib: size.memory_mib,
+            max_memory_mib: size.max_memory_mib,
             extra_cmdline: kernel_parameters,
             verbose_console: config.verbose_console,
             jail: JailSpec {

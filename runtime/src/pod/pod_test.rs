@@ -15,11 +15,24 @@ use ttrpc::{Code, get_status};
 
 use super::*;
 use crate::agent_client::agent_client_test::client_of;
+use crate::config::Config;
 use crate::pod::boot::{Parts, assemble};
 use crate::pod::calls::{KILL_MOST, KILL_PATIENCE};
+use crate::pod::resize::Sizes;
+use crate::pod::sizing::Size;
 use crate::pod::types::{PodResources, PodSpec};
 use crate::pod::{Pod, Status};
 use crate::vmm_client::vmm_test::machine;
+
+/// Of a machine that stays as it is.
+const SIZE: Size = Size {
+    vcpus: 1,
+    max_vcpus: 1,
+    memory_mib: 64,
+    max_memory_mib: 64,
+    grows: false,
+    host_memory_bytes: None,
+};
 
 /// Takes every signal and does nothing; its processes never end.
 struct Deaf;
@@ -60,7 +73,9 @@ impl Fake {
         let parts = Parts {
             spec,
             share: "/nonexistent".into(),
+            volumes: Arc::new(SharedVolumes::new("/nonexistent".as_ref())),
             identity: Arc::new(Identity::HOST),
+            sizes: Sizes::new(SIZE, None, &Config::default()),
             has_first: true,
         };
         let (pod, events) = assemble(vmm, agent, Undo::default(), parts);
@@ -84,9 +99,11 @@ impl Fake {
             hooks: Hooks::of(&json!({}), id.as_str(), Path::new("/nonexistent")).unwrap(),
             frozen: AtomicBool::new(false),
             oom_score_adj: None,
+            host_limits: HostLimits::OfThePod,
+            memory_limit: Mutex::default(),
             owners: None,
             user_namespace: None,
-            disks: Vec::new(),
+            disks: Default::default(),
             execs: Mutex::default(),
             undo: Mutex::default(),
             id,

@@ -1,7 +1,7 @@
 //! How large a pod's machine is, and what its cgroup on the host allows.
 //!
 //! A program looks at its CPUs and memory when it starts, so the first size must be right: a known limit plus what the guest
-//! itself needs, or the config's default.
+//! itself needs, or the config's default, from which it grows.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -23,15 +23,21 @@ const OWN_ANNOTATIONS: &str = "io.bulkhead.";
 const DEFAULT_PERIOD_US: u64 = 100_000;
 /// Least and most guest memory.
 const MEMORY_MIB: std::ops::RangeInclusive<u64> = 64..=(1 << 20);
-const MIB: u64 = 1 << 20;
+pub(super) const MIB: u64 = 1 << 20;
 
 /// Size of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Size {
     /// vCPUs.
     pub(super) vcpus: u8,
+    /// Most vCPUs that it can have later.
+    pub(super) max_vcpus: u8,
     /// Guest memory, MiB.
     pub(super) memory_mib: u32,
+    /// Most memory that it can have later, MiB.
+    pub(super) max_memory_mib: u32,
+    /// It grows by itself, because nobody has limited it.
+    pub(super) grows: bool,
     /// Limit of the host cgroup, bytes; `None`: the pod has no memory limit.
     pub(super) host_memory_bytes: Option<u64>,
 }
@@ -53,7 +59,7 @@ impl Size {
         let limit = spec
             .resources
             .memory_bytes
-            .map(|b| b.div_ceil(MIB).saturating_add(config.guest_overhead_mib.into()));
+            .map(|bytes| with_guest_overhead(bytes.div_ceil(MIB), config));
         let (least, most) = (*MEMORY_MIB.start(), host.memory_mib.min(*MEMORY_MIB.end()));
         let memory_mib = match (asked, limit) {
             // A limit that the host cannot keep is none, as for a process of the host.
@@ -72,21 +78,47 @@ impl Size {
             )));
         }
         let limited = asked.is_some() || limit.is_some();
+        let max_memory_mib = match (limited, config.max_memory_mib) {
+            (false, Some(most)) => most.into(),
+            _ => most,
+        };
+        let mib = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        let cpus = |n: u64| u8::try_from(n).unwrap_or(u8::MAX);
         Ok(Size {
-            vcpus: u8::try_from(vcpus).unwrap_or(u8::MAX),
-            memory_mib: u32::try_from(memory_mib).unwrap_or(u32::MAX),
-            host_memory_bytes: limited.then(|| (memory_mib + u64::from(config.vmm_overhead_mib)) * MIB),
+            vcpus: cpus(vcpus),
+            max_vcpus: cpus(host.cpus.min(config.max_vcpus.into()).max(vcpus)),
+            memory_mib: mib(memory_mib),
+            max_memory_mib: mib(max_memory_mib.clamp(memory_mib, most.max(memory_mib))),
+            grows: !limited,
+            host_memory_bytes: limited.then(|| host_memory(mib(memory_mib), config)),
         })
     }
 }
 
+/// What a machine needs for `limit_mib` to be there for its containers: the kernel describes each page of 4096 bytes in 64 of its own.
+fn with_guest_overhead(limit_mib: u64, config: &Config) -> u64 {
+    limit_mib
+        .saturating_add(limit_mib / 64)
+        .saturating_add(config.guest_overhead_mib.into())
+}
+
+/// What the host cgroup of a machine of that size allows, bytes: with the tables by which the host and KVM find each page, of 8 bytes
+/// each.
+pub(super) fn host_memory(memory_mib: u32, config: &Config) -> u64 {
+    let memory_mib = u64::from(memory_mib);
+    (memory_mib + memory_mib / 256 + u64::from(config.vmm_overhead_mib)) * MIB
+}
+
+/// vCPUs that a quota of CPU time needs.
+pub(super) fn vcpus_of_quota(quota_us: u64, period_us: Option<u64>) -> u64 {
+    quota_us.div_ceil(period_us.unwrap_or(DEFAULT_PERIOD_US).max(1))
+}
+
 /// A quota of 150 % needs two CPUs; a set of CPUs never more than it has; a limit above the host's CPUs means all of them.
 fn vcpus_of(resources: &PodResources, config: &Config, host: u64) -> u64 {
-    let by_quota = resources.cpu_quota_us.map(|quota| {
-        quota
-            .div_ceil(resources.cpu_period_us.unwrap_or(DEFAULT_PERIOD_US).max(1))
-            .clamp(1, host)
-    });
+    let by_quota = resources
+        .cpu_quota_us
+        .map(|quota| vcpus_of_quota(quota, resources.cpu_period_us).clamp(1, host));
     let by_set = resources
         .cpuset_cpus
         .as_deref()

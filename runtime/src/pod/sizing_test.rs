@@ -39,7 +39,10 @@ fn a_pod_without_limits_gets_the_defaults_and_no_host_limit() {
         size,
         Size {
             vcpus: 1,
+            max_vcpus: 8,
             memory_mib: 512,
+            max_memory_mib: 4096,
+            grows: true,
             host_memory_bytes: None
         }
     );
@@ -52,8 +55,15 @@ fn a_memory_limit_is_what_the_workload_can_use() {
         ..Default::default()
     };
     let size = Size::of(&pod(limit, &[]), &Config::default(), &HOST).unwrap();
-    assert_eq!(size.memory_mib, 101 + 64);
-    assert_eq!(size.host_memory_bytes, Some((101 + 64 + 128) << 20));
+    assert_eq!(size.memory_mib, 101 + 1 + 64);
+    assert_eq!(size.host_memory_bytes, Some((101 + 1 + 64 + 128) << 20));
+    let large = PodResources {
+        memory_bytes: Some(2 << 30),
+        ..Default::default()
+    };
+    let size = Size::of(&pod(large, &[]), &Config::default(), &HOST).unwrap();
+    assert_eq!(size.memory_mib, 2048 + 32 + 64);
+    assert_eq!(size.host_memory_bytes, Some((2144 + 8 + 128) << 20));
     let tiny = PodResources {
         memory_bytes: Some(4 << 20),
         ..Default::default()
@@ -103,7 +113,10 @@ fn annotations_decide_and_are_checked() {
         size.unwrap(),
         Size {
             vcpus: 4,
+            max_vcpus: 4,
             memory_mib: 100,
+            max_memory_mib: 4096,
+            grows: false,
             host_memory_bytes: Some(228 << 20)
         }
     );

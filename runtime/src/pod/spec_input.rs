@@ -10,7 +10,7 @@ use super::types::{PodResources, PodSpec};
 use crate::error::{Error, Result};
 use crate::identity::GuestIds;
 use crate::ids::{ContainerId, validate_namespace};
-use crate::spec::{CRI_CONTAINER_TYPE, text};
+use crate::spec::{CRI_CONTAINER_TYPE, host_files, text};
 
 impl PodSpec {
     /// Reads what a pod needs from the spec of its first container or sandbox.
@@ -66,7 +66,13 @@ fn network_namespace(spec: &Value, id: &ContainerId) -> Result<Option<PathBuf>> 
 }
 
 fn container_resources(spec: &Value) -> Result<PodResources> {
-    let at = |pointer: &str| spec.pointer(&format!("/linux/resources{pointer}"));
+    let none = Value::Null;
+    resources_of(spec.pointer("/linux/resources").unwrap_or(&none))
+}
+
+/// From an OCI "linux.resources".
+pub(super) fn resources_of(resources: &Value) -> Result<PodResources> {
+    let at = |pointer: &str| resources.pointer(pointer);
     // 0 and -1 both say "no limit" in the wild.
     let positive = |pointer| {
         at(pointer)
@@ -78,15 +84,31 @@ fn container_resources(spec: &Value) -> Result<PodResources> {
     let block_io = block_io
         .map(|limits| serde_json::from_value(limits.clone()))
         .transpose()
-        .map_err(|e| Error::invalid("linux.resources.blockIO in the spec is malformed").caused_by(e))?;
+        .map_err(|e| Error::invalid("linux.resources.blockIO is malformed").caused_by(e))?;
+    // Written last, as runc does it, these win over the fields that mean the same.
+    let (mut cpuset_cpus, mut cpuset_mems) = (None, None);
+    let mut unified = resources.as_object().map(host_files).transpose()?.unwrap_or_default();
+    unified.retain(|(file, value)| match file.as_str() {
+        "cpuset.cpus" => {
+            cpuset_cpus = Some(value.clone());
+            false
+        }
+        "cpuset.mems" => {
+            cpuset_mems = Some(value.clone());
+            false
+        }
+        _ => true,
+    });
+    let list = |field| text(resources, field).map(str::to_owned);
     Ok(PodResources {
         memory_bytes: positive("/memory/limit"),
         cpu_quota_us: positive("/cpu/quota"),
         cpu_period_us: positive("/cpu/period"),
         cpu_shares: positive("/cpu/shares"),
-        cpuset_cpus: text(spec, "/linux/resources/cpu/cpus").map(str::to_owned),
-        cpuset_mems: text(spec, "/linux/resources/cpu/mems").map(str::to_owned),
+        cpuset_cpus: cpuset_cpus.or_else(|| list("/cpu/cpus")),
+        cpuset_mems: cpuset_mems.or_else(|| list("/cpu/mems")),
         block_io,
+        unified,
     })
 }
 
@@ -104,6 +126,7 @@ fn sandbox_resources(annotations: &HashMap<String, String>) -> PodResources {
         cpuset_cpus: None,
         cpuset_mems: None,
         block_io: None,
+        unified: Vec::new(),
     }
 }
 

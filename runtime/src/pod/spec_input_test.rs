@@ -41,6 +41,33 @@ fn a_container_brings_its_limits_network_and_cgroup() {
 }
 
 #[test]
+fn files_of_cgroups_that_mean_the_host_are_the_pods() {
+    let with = |unified: serde_json::Value| {
+        let resources = json!({ "cpu": { "cpus": "0", "mems": "0" }, "unified": unified });
+        let linux = json!({ "namespaces": [{ "type": "network" }], "resources": resources });
+        PodSpec::from_spec("default", id(), &json!({ "linux": linux }))
+    };
+    let files =
+        json!({ "cpuset.cpus": "1-2", "cpuset.cpus.partition": "member", "io.max": "8:0 rbps=1", "memory.high": "7" });
+    assert_eq!(
+        with(files).unwrap().resources,
+        PodResources {
+            cpuset_cpus: Some("1-2".into()),
+            cpuset_mems: Some("0".into()),
+            unified: [("cpuset.cpus.partition", "member"), ("io.max", "8:0 rbps=1")]
+                .map(|(file, value)| (file.to_owned(), value.to_owned()))
+                .into(),
+            ..Default::default()
+        }
+    );
+    for (file, value) in [("io.x/../../memory.max", json!("1")), ("io.max", json!(1))] {
+        let error = with(json!({ file: value })).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        assert!(error.to_string().contains(file), "{error}");
+    }
+}
+
+#[test]
 fn a_sandbox_counts_by_the_pods_annotations() {
     let spec = json!({
         "process": { "oomScoreAdj": -998 },

@@ -50,6 +50,8 @@ pub struct PodResources {
     pub cpuset_mems: Option<String>,
     /// Weights and rates for the host's block devices (OCI: linux.resources.blockIO).
     pub block_io: Option<LinuxBlockIo>,
+    /// Further files of cgroup v2, of its controllers `cpuset` and `io`, and what to write into them (OCI: linux.resources.unified).
+    pub unified: Vec<(String, String)>,
 }
 
 /// Where a process's standard streams go: containerd's fifos, or a `file://` URI. `None`: nowhere.

@@ -5,6 +5,7 @@
 //! below the share are ours.
 
 mod apart;
+mod disk_root;
 mod mount;
 mod options;
 mod overlay;
@@ -13,10 +14,12 @@ mod tree;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use bulkhead_agent_protocol::VOLUMES;
 use nix::mount::{MsFlags, mount as mount_fs};
 
+pub(crate) use disk_root::{DiskRoot, on_disk};
 pub(crate) use mount::{bind, detach, try_map_bind};
-pub(crate) use tree::{Access, Manner, Propagation, Tried};
+pub(crate) use tree::{Access, Manner, Propagation, Tried, read_only};
 
 use crate::error::{Error, Result};
 use crate::identity::FileMap;
@@ -26,7 +29,8 @@ use crate::pod::{RootfsMount, Undo};
 /// Most mount points (two inodes each) that a pod can have at a time.
 const SHARE_OPTIONS: &str = "mode=0755,size=1m,nr_inodes=16384";
 
-/// Mounts the share at `path`, which exists. Later mounts below it travel to namespaces that were copied from ours.
+/// Mounts the share at `path`, which exists, with a folder for volumes. Later mounts below it travel to namespaces that were copied from
+/// ours.
 pub(crate) fn make_share(path: &Path, undo: &mut Undo) -> Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount_fs(Some("bulkhead"), path, Some("tmpfs"), flags, Some(SHARE_OPTIONS))
@@ -34,7 +38,8 @@ pub(crate) fn make_share(path: &Path, undo: &mut Undo) -> Result<()> {
     let at = path.to_owned();
     undo.push(format!("share {}", path.display()), move || detach(&at));
     mount_fs(None::<&str>, path, None::<&str>, MsFlags::MS_SHARED, None::<&str>)
-        .map_err(|e| Error::io("cannot make the pod's share receivable at", path, e))
+        .map_err(|e| Error::io("cannot make the pod's share receivable at", path, e))?;
+    make_folder(&path.join(VOLUMES), undo)
 }
 
 /// Folders of one container below the share.
@@ -42,8 +47,6 @@ pub(crate) fn make_share(path: &Path, undo: &mut Undo) -> Result<()> {
 pub(crate) struct ContainerFolders {
     /// Mount point of the root filesystem.
     pub(crate) rootfs: PathBuf,
-    /// Mount points of the volumes, numbered.
-    pub(crate) mounts: PathBuf,
 }
 
 /// Makes a container's folders, that of the root filesystem named `rootfs`. They must not exist.
@@ -51,9 +54,8 @@ pub(crate) fn make_folders(share: &Path, id: &ContainerId, rootfs: &str, undo: &
     let top = share.join(id.as_str());
     let folders = ContainerFolders {
         rootfs: top.join(rootfs),
-        mounts: top.join("mounts"),
     };
-    for folder in [&top, &folders.rootfs, &folders.mounts] {
+    for folder in [&top, &folders.rootfs] {
         make_folder(folder, undo)?;
     }
     Ok(folders)
@@ -121,6 +123,9 @@ pub(crate) fn prepare(
 
 /// Fails with what of a root filesystem cannot be mapped. What else is wrong with it is not looked at.
 pub(crate) fn try_map(mounts: &[RootfsMount], bundle: &Path, root_path: Option<&str>, map: &FileMap) -> Result<()> {
+    if on_disk(mounts)?.is_some() {
+        return Ok(());
+    }
     match root_path {
         Some(root) if mounts.is_empty() => try_map_bind(&bundle.join(root), &ready_root(Some(map))),
         _ => mounts.iter().try_for_each(|entry| mount::try_map_entry(entry, map)),

@@ -27,6 +27,12 @@ pub(super) fn mount_entry(entry: &RootfsMount, target: &Path, map: Option<&FileM
     let root = target;
     let place = inside(root, &entry.target)?;
     let options = MountOptions::parse(&entry.options)?;
+    if options.image_file {
+        return Err(Error::invalid(format!(
+            "{:?} is an image file, and can only be used where it is the whole root filesystem: use the overlayfs snapshotter",
+            entry.source
+        )));
+    }
     let shifted = options.shift.as_ref().map(|shift| shift.then(map)).transpose()?;
     let shown = shifted.as_ref().or(map);
     if let Some(manner) = bind_manner(entry, &options, shown) {

@@ -7,13 +7,15 @@ use crate::identity::Shift;
 
 /// Parsed options.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct MountOptions {
+pub(crate) struct MountOptions {
     /// Flags of mount(2), without propagation.
-    pub(super) flags: MsFlags,
+    pub(crate) flags: MsFlags,
     /// What containerd's uidmap and gidmap do to owners.
     pub(super) shift: Option<Shift>,
     /// What the file system itself understands, in order.
-    pub(super) data: Vec<String>,
+    pub(crate) data: Vec<String>,
+    /// The source is a file that holds the file system.
+    pub(super) image_file: bool,
 }
 
 /// (name, flag, whether the name clears the flag)
@@ -43,7 +45,10 @@ const FLAGS: [(&str, MsFlags, bool); 22] = [
 ];
 
 /// Asks somebody before the kernel to do something.
-const UNSUPPORTED: &str = "loop";
+const IMAGE_FILE: &str = "loop";
+
+/// Which part of that file, and how.
+const OF_LOSETUP: [&str; 3] = ["loop", "offset", "sizelimit"];
 
 const USERS: &str = "uidmap=";
 const GROUPS: &str = "gidmap=";
@@ -56,6 +61,7 @@ impl MountOptions {
             flags: MsFlags::empty(),
             shift: Shift::of_options(value_of(USERS), value_of(GROUPS))?,
             data: Vec::new(),
+            image_file: false,
         };
         let others = options
             .iter()
@@ -69,12 +75,15 @@ impl MountOptions {
             if option == "defaults" || name.starts_with("X-") || name.starts_with("x-") {
                 continue;
             }
-            if name == UNSUPPORTED {
-                return Err(Error::invalid(format!(
-                    "mount option {option:?} is not supported: use the overlayfs or the native snapshotter"
-                )));
+            match option {
+                IMAGE_FILE => parsed.image_file = true,
+                _ if OF_LOSETUP.contains(&name) => {
+                    return Err(Error::invalid(format!(
+                        "mount option {option:?} is not supported: an image file is used as a whole"
+                    )));
+                }
+                option => parsed.data.push(option.to_owned()),
             }
-            parsed.data.push(option.to_owned());
         }
         Ok(parsed)
     }

@@ -26,7 +26,9 @@ fn flags_and_data_are_told_apart() {
 }
 
 #[test]
-fn options_that_need_a_helper_are_refused() {
-    let error = MountOptions::parse(&["loop".to_owned()]).unwrap_err().to_string();
-    assert!(error.contains("\"loop\""), "{error}");
+fn image_files_are_told_by_their_option() {
+    assert!(parse(&["ro", "loop"]).image_file && parse(&["ro", "loop"]).data.is_empty());
+    assert!(!parse(&["ro"]).image_file);
+    let error = MountOptions::parse(&["offset=512".to_owned()]).unwrap_err().to_string();
+    assert!(error.contains("offset=512"), "{error}");
 }

@@ -105,6 +105,15 @@ pub(super) fn copy(source: &Path, manner: &Manner<'_>) -> Result<OwnedFd, Errno>
     tried.map_or_else(|| new_copy(source, manner), Ok)
 }
 
+/// A copy of the mount at `source`, through which nobody can write.
+pub(crate) fn read_only(source: &Path) -> Result<OwnedFd, Errno> {
+    let manner = Manner {
+        access: Access::ReadAll,
+        ..Manner::alone(None)
+    };
+    new_copy(source, &manner)
+}
+
 fn new_copy(source: &Path, manner: &Manner<'_>) -> Result<OwnedFd, Errno> {
     let recurse = if manner.recursive { libc::AT_RECURSIVE as u32 } else { 0 };
     let path = c_path(source)?;

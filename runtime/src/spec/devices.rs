@@ -27,6 +27,9 @@ const EVERYWHERE: [(&str, u64, u64); 12] = [
     ("c", 10, 237),
 ];
 
+/// Major number of loop devices (kernel, admin-guide/devices.txt).
+const LOOP: u32 = 7;
+
 /// A block device of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct BlockDevice {
@@ -151,8 +154,8 @@ fn may_write(linux: &Map<String, Value>, device: BlockDevice) -> bool {
         .is_some_and(|rule| rule.get("allow").and_then(Value::as_bool) == Some(true) && writes(rule))
 }
 
-/// Drops nodes of host hardware from a privileged container's list (it names all there are); refuses them where somebody asked
-/// for just that device and cannot be given it.
+/// Drops nodes of host hardware from a privileged container's list (it names all there are), but for loop devices, which are the guest's
+/// there; refuses them where somebody asked for just that device and cannot be given it.
 pub(super) fn keep_meaningful(linux: &mut Map<String, Value>, id: &ContainerId) -> Result<()> {
     let privileged = allows_all(linux);
     let Some(devices) = linux.get_mut("devices").and_then(Value::as_array_mut) else {
@@ -161,7 +164,8 @@ pub(super) fn keep_meaningful(linux: &mut Map<String, Value>, id: &ContainerId) 
     let before = devices.len();
     let mut refused = None;
     devices.retain(|device| {
-        let keep = is_everywhere(device) || (!privileged && block_device(device).is_some());
+        let keep =
+            is_everywhere(device) || block_device(device).is_some_and(|block| !privileged || block.major == LOOP);
         if !keep && refused.is_none() {
             refused = Some(describe(device));
         }

@@ -47,6 +47,16 @@ fn a_privileged_container_gets_none_of_the_disks_that_it_lists() {
 }
 
 #[test]
+fn a_privileged_container_keeps_the_nodes_of_loop_devices() {
+    let disk = json!({ "type": "b", "path": "/dev/sda", "major": 8, "minor": 0 });
+    let image = json!({ "type": "b", "path": "/dev/loop3", "major": 7, "minor": 3 });
+    let mut linux =
+        json!({ "devices": [disk, image.clone()], "resources": { "devices": [{ "allow": true, "access": "rwm" }] } });
+    keep_meaningful(linux.as_object_mut().unwrap(), &ContainerId::try_from("c").unwrap()).unwrap();
+    assert_eq!(linux["devices"], json!([image]));
+}
+
+#[test]
 fn what_is_no_mount_of_a_disk_asks_for_none() {
     let mount = |kind: &str, source: &str, options: Value| json!({ "destination": "/m", "type": kind, "source": source, "options": options });
     let mounts = json!([

@@ -14,7 +14,7 @@ use std::path::Path;
 use bulkhead_agent_protocol::{MAX_MESSAGE, SHARE_MOUNT};
 use serde_json::{Map, Value};
 
-pub(crate) use devices::{BlockDevice, WantedDisk, wanted_disks};
+pub(crate) use devices::{BlockDevice, wanted_disks};
 pub(crate) use namespaces::{SharedNamespaces, in_user_namespace, user_namespace};
 
 use crate::error::{Error, Result};
@@ -109,7 +109,9 @@ pub(crate) fn for_guest(
         linux.insert("cgroupsPath".into(), Value::from(format!("/{id}")));
         linux.remove("mountLabel");
         refuse_intel_rdt(linux, id)?;
-        drop_host_resources(linux, id, limits);
+        if let Some(resources) = linux.get_mut("resources").and_then(Value::as_object_mut) {
+            drop_host_resources(resources, id, limits)?;
+        }
         simplify_propagation(linux, id)?;
         devices::keep_meaningful(linux, id)?;
     }
@@ -235,11 +237,32 @@ fn keep_guest_hooks(spec: &mut Map<String, Value>, id: &ContainerId) -> Result<(
     Ok(())
 }
 
-/// CPU and node numbers are the host's and so are the block devices below shared files; network classes and RDMA mean nothing.
-fn drop_host_resources(linux: &mut Map<String, Value>, id: &ContainerId, limits: HostLimits) {
-    let Some(resources) = linux.get_mut("resources").and_then(Value::as_object_mut) else {
-        return;
+/// Files of cgroup v2 that `resources` names, and what to write into them, of the controllers whose CPUs and devices are the host's.
+pub(crate) fn host_files(resources: &Map<String, Value>) -> Result<Vec<(String, String)>> {
+    let Some(unified) = resources.get("unified").and_then(Value::as_object) else {
+        return Ok(Vec::new());
     };
+    let of_host = |file: &str| HOST_CONTROLLERS.iter().any(|controller| file.starts_with(controller));
+    let files = unified.iter().filter(|(file, _)| of_host(file));
+    let file = |(file, value): (&String, &Value)| match value.as_str() {
+        Some(value) if !file.contains('/') => Ok((file.clone(), value.to_owned())),
+        _ => Err(Error::invalid(format!(
+            "linux.resources.unified: {file:?} must be a file's name, without a slash, and its value a string"
+        ))),
+    };
+    files.map(file).collect()
+}
+
+/// How the names of their files begin.
+const HOST_CONTROLLERS: [&str; 2] = ["cpuset.", "io."];
+
+/// CPU and node numbers are the host's and so are the block devices below shared files; network classes and RDMA mean nothing.
+pub(crate) fn drop_host_resources(
+    resources: &mut Map<String, Value>,
+    id: &ContainerId,
+    limits: HostLimits,
+) -> Result<()> {
+    let files = host_files(resources).map_err(|e| e.context(format!("container {id}")))?;
     let is_set = |value: &Value| match value {
         Value::Object(limits) => !limits.is_empty(),
         Value::String(list) => !list.is_empty(),
@@ -254,6 +277,9 @@ fn drop_host_resources(linux: &mut Map<String, Value>, id: &ContainerId, limits:
     if let Some(cpu) = resources.get_mut("cpu").and_then(Value::as_object_mut) {
         hosts.extend(["cpus", "mems"].map(|key| (key, cpu.remove(key))));
     }
+    if let Some(unified) = resources.get_mut("unified").and_then(Value::as_object_mut) {
+        hosts.extend(files.iter().map(|(file, _)| (file.as_str(), unified.remove(file))));
+    }
     for (key, value) in hosts {
         if limits == HostLimits::OfTheContainer && value.as_ref().is_some_and(is_set) {
             tracing::warn!(
@@ -261,6 +287,7 @@ fn drop_host_resources(linux: &mut Map<String, Value>, id: &ContainerId, limits:
             );
         }
     }
+    Ok(())
 }
 
 /// The agent sets it for everything below the root anyway, and knows the words for that alone.

@@ -54,6 +54,7 @@ fn host_names_are_replaced_and_the_rest_is_kept() {
             "cpu": { "shares": 512, "cpus": "0-3", "mems": "0" },
             "memory": { "limit": 1048576 },
             "blockIO": { "weight": 10 },
+            "unified": { "memory.high": "7", "io.max": "8:0 rbps=1", "cpuset.cpus": "1" },
         },
     })));
     assert_eq!(
@@ -66,7 +67,7 @@ fn host_names_are_replaced_and_the_rest_is_kept() {
     assert_eq!(guest["linux"]["cgroupsPath"], "/c1");
     assert_eq!(
         guest["linux"]["resources"],
-        json!({ "cpu": { "shares": 512 }, "memory": { "limit": 1048576 } })
+        json!({ "cpu": { "shares": 512 }, "memory": { "limit": 1048576 }, "unified": { "memory.high": "7" } })
     );
     assert_eq!(guest["linux"]["mountLabel"], Value::Null);
     assert_eq!(

@@ -12,7 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bulkhead_vmm_control::{DiskSpec, Reply, Request};
+use bulkhead_vmm_control::{DiskSpec, MemoryState, Reply, Request};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use process::Spawned;
@@ -140,13 +140,7 @@ impl Vmm {
 
     /// Tells it the guest's ids that have places among its own, so that files can belong to them.
     pub(crate) async fn place_ids(&self, ids: Vec<u32>) -> Result<()> {
-        match self
-            .request(Request::PlaceIds { ids }, Vec::new(), ANSWER_TIMEOUT)
-            .await?
-        {
-            Reply::Done => Ok(()),
-            other => Err(unexpected("PlaceIds", &other)),
-        }
+        self.done("PlaceIds", Request::PlaceIds { ids }).await
     }
 
     /// Plugs a disk; gives its slot on the guest's PCI bus.
@@ -162,12 +156,52 @@ impl Vmm {
 
     /// Unplugs a disk that the guest has let go.
     pub(crate) async fn detach_disk(&self, id: String) -> Result<()> {
-        match self
-            .request(Request::DetachDisk { id }, Vec::new(), ANSWER_TIMEOUT)
-            .await?
-        {
+        self.done("DetachDisk", Request::DetachDisk { id }).await
+    }
+
+    /// Tells the guest how much memory it shall have, MiB. It takes or gives that in its own time.
+    pub(crate) async fn resize_memory(&self, mib: u32) -> Result<()> {
+        self.done("ResizeMemory", Request::ResizeMemory { mib }).await
+    }
+
+    /// Plugs the devices that no start waits for; the guest finds them when it looks for new ones.
+    pub(crate) async fn plug_late_devices(&self) -> Result<()> {
+        self.done("PlugLateDevices", Request::PlugLateDevices).await
+    }
+
+    /// Has the guest kernel's text and constants written to a file.
+    pub(crate) async fn save_text(&self, file: OwnedFd) -> Result<()> {
+        match self.request(Request::SaveText, vec![file], ANSWER_TIMEOUT).await? {
             Reply::Done => Ok(()),
-            other => Err(unexpected("DetachDisk", &other)),
+            other => Err(unexpected("SaveText", &other)),
+        }
+    }
+
+    /// Has pages of a file used that are the same as the guest kernel's; returns how many bytes.
+    pub(crate) async fn share_text(&self, file: OwnedFd) -> Result<u64> {
+        match self.request(Request::ShareText, vec![file], ANSWER_TIMEOUT).await? {
+            Reply::TextShared { bytes } => Ok(bytes),
+            other => Err(unexpected("ShareText", &other)),
+        }
+    }
+
+    /// What memory the guest has and uses.
+    pub(crate) async fn memory(&self) -> Result<MemoryState> {
+        match self.request(Request::ReadMemory, Vec::new(), ANSWER_TIMEOUT).await? {
+            Reply::Memory(state) => Ok(state),
+            other => Err(unexpected("ReadMemory", &other)),
+        }
+    }
+
+    /// Makes it so many vCPUs in all, which the guest can then use.
+    pub(crate) async fn add_vcpus(&self, count: u8) -> Result<()> {
+        self.done("AddVcpus", Request::AddVcpus { count }).await
+    }
+
+    async fn done(&self, name: &str, request: Request) -> Result<()> {
+        match self.request(request, Vec::new(), ANSWER_TIMEOUT).await? {
+            Reply::Done => Ok(()),
+            other => Err(unexpected(name, &other)),
         }
     }
 
@@ -186,6 +220,11 @@ impl Vmm {
             Request::AttachDisk(disk) => format!("plugging disk {}", disk.id),
             Request::DetachDisk { id } => format!("unplugging disk {id}"),
             Request::PlaceIds { .. } => "giving ids of the guest their places in the monitor".to_owned(),
+            Request::ResizeMemory { mib } => format!("giving the guest {mib} MiB of memory"),
+            Request::PlugLateDevices => "plugging the devices for randomness and free memory".to_owned(),
+            Request::SaveText => "saving the text of the guest's kernel".to_owned(),
+            Request::ShareText => "sharing the text of the guest's kernel".to_owned(),
+            Request::AddVcpus { count } => format!("giving the guest {count} vCPUs"),
             _ => "a request to the microVM's monitor".to_owned(),
         };
         let (answer, answered) = oneshot::channel();

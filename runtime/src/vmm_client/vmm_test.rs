@@ -35,7 +35,9 @@ pub(crate) fn machine() -> (Vmm, Channel) {
 fn spec() -> VmSpec {
     VmSpec {
         vcpus: 1,
+        max_vcpus: 1,
         memory_mib: 64,
+        max_memory_mib: 64,
         extra_cmdline: String::new(),
         verbose_console: false,
         jail: JailSpec { ids: vec![] },

@@ -4,16 +4,21 @@
 //!
 //! Everything here blocks.
 
-use std::path::{Path, PathBuf};
+mod shared;
 
-use bulkhead_agent_protocol::SHARE_MOUNT;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bulkhead_agent_protocol::{SHARE_MOUNT, VOLUMES};
 use serde_json::{Map, Value};
 
+use self::shared::Like;
+pub(crate) use self::shared::SharedVolumes;
 use crate::error::{Error, Result};
 use crate::identity::{FileMap, Shift};
 use crate::ids::ContainerId;
 use crate::pod::Undo;
-use crate::rootfs::{Access, Manner, Propagation, bind, try_map_bind};
+use crate::rootfs::{Access, Manner, Propagation, bind, make_folder, try_map_bind};
 use crate::spec::{CRI_SANDBOX_ID, annotation, in_user_namespace, text};
 
 /// Most volumes of a container.
@@ -25,13 +30,13 @@ const GUEST_SHM: &str = "/dev/shm";
 /// Source of a bind mount at /dev/shm which stands for the guest's shared memory. No host has such a file.
 pub const POD_SHM: &str = "/proc/bulkhead-pod-shm";
 
-/// Binds the volumes of `spec` below `folder` and replaces their sources. Gives the guest's path of each volume, and its source, so
-/// that no path that the guest names begins with another one that comes earlier.
+/// Binds the volumes of `spec` that the pod does not have yet and replaces the sources of all. Gives the guest's path of each volume, and
+/// its source, so that no path that the guest names begins with another one that comes earlier.
 pub(crate) fn prepare(
     spec: &mut Value,
     id: &ContainerId,
     bundle: &Path,
-    folder: &Path,
+    shared: &Arc<SharedVolumes>,
     map: Option<&FileMap>,
     undo: &mut Undo,
 ) -> Result<Vec<(String, String)>> {
@@ -47,7 +52,7 @@ pub(crate) fn prepare(
             mounts.len()
         )));
     }
-    for (number, mount) in mounts.iter_mut().enumerate() {
+    for mount in mounts.iter_mut() {
         let Some(volume) = Volume::of(mount, bundle) else {
             refuse_shift(mount)?;
             continue;
@@ -58,8 +63,8 @@ pub(crate) fn prepare(
             let shift = volume.shift(mount, shifts.namespace.as_ref())?;
             let shifted = shift.map(|shift| shifts.map_for(shift)).transpose();
             let shifted = shifted.map_err(|e| e.context(format!("mount at {:?}", volume.destination)))?;
-            volume.attach(&folder.join(number.to_string()), shifted.as_ref().or(map), undo)?;
-            let path = format!("{SHARE_MOUNT}/{id}/mounts/{number}");
+            let number = volume.share(shared, shifted.as_ref().or(map), undo)?;
+            let path = format!("{SHARE_MOUNT}/{VOLUMES}/{number}");
             names.push((path.clone(), volume.source.display().to_string()));
             path
         };
@@ -69,7 +74,7 @@ pub(crate) fn prepare(
         }
     }
     // 10 comes before 1.
-    names.reverse();
+    names.sort_by_key(|(path, _)| std::cmp::Reverse(path.len()));
     Ok(names)
 }
 
@@ -209,8 +214,8 @@ impl Volume {
         }
     }
 
-    /// Makes a mount point of the same sort (folder or file) at `target` and binds the source there.
-    fn attach(&self, target: &Path, map: Option<&FileMap>, undo: &mut Undo) -> Result<()> {
+    /// Takes the pod's mount of it, which is made if there is none. Gives its number.
+    fn share(&self, shared: &Arc<SharedVolumes>, map: Option<&FileMap>, undo: &mut Undo) -> Result<u64> {
         let failed = |e: Error| {
             e.context(format!(
                 "error mounting {:?} to rootfs at {:?}",
@@ -220,16 +225,12 @@ impl Volume {
         };
         let metadata = std::fs::metadata(&self.source)
             .map_err(|e| failed(Error::invalid(format!("stat {}", self.source.display())).caused_by(lower_case(e))))?;
-        if metadata.is_dir() {
-            crate::rootfs::make_folder(target, undo)?;
-        } else {
-            std::fs::File::create_new(target).map_err(|e| Error::io("cannot create the mount point", target, e))?;
-            let at = target.to_owned();
-            undo.push(format!("mount point {}", target.display()), move || {
-                std::fs::remove_file(&at).map_err(|e| Error::io("cannot remove the mount point", &at, e))
-            });
-        }
-        bind(&self.source, target, &self.manner(map), undo).map_err(failed)
+        let manner = self.manner(map);
+        let like = Like::of(&self.source, &manner).map_err(failed)?;
+        shared.take(like, undo, |target, undo| {
+            make_point(target, metadata.is_dir(), undo)?;
+            bind(&self.source, target, &manner, undo).map_err(failed)
+        })
     }
 
     fn manner<'a>(&self, map: Option<&'a FileMap>) -> Manner<'a> {
@@ -240,6 +241,19 @@ impl Volume {
             map,
         }
     }
+}
+
+/// Makes a mount point for a folder, or for anything else.
+fn make_point(target: &Path, folder: bool, undo: &mut Undo) -> Result<()> {
+    if folder {
+        return make_folder(target, undo);
+    }
+    std::fs::File::create_new(target).map_err(|e| Error::io("cannot create the mount point", target, e))?;
+    let at = target.to_owned();
+    undo.push(format!("mount point {}", target.display()), move || {
+        std::fs::remove_file(&at).map_err(|e| Error::io("cannot remove the mount point", &at, e))
+    });
+    Ok(())
 }
 
 /// An errno's text as Go's runtimes print it, which is what clients of runc look for.

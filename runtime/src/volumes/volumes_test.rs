@@ -1,8 +1,9 @@
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::json;
 
-use super::{POD_SHM, Volume, forget_shift, prepare, refuse_shift};
+use super::{POD_SHM, SharedVolumes, Volume, forget_shift, prepare, refuse_shift};
 use crate::error::Error;
 use crate::identity::Shift;
 use crate::ids::ContainerId;
@@ -43,7 +44,7 @@ fn a_missing_source_reads_as_with_runc() {
         &mut spec,
         &id,
         Path::new("/b"),
-        Path::new("/f"),
+        &Arc::new(SharedVolumes::new(Path::new("/f"))),
         None,
         &mut Undo::default(),
     )
@@ -62,8 +63,8 @@ fn mounted_at_shm(source: &str) -> Result<serde_json::Value, Error> {
         "mounts": [{ "type": "bind", "source": source, "destination": "/dev/shm", "options": ["rbind"] }],
     });
     let id = ContainerId::try_from("c").unwrap();
-    let (bundle, folder) = (Path::new("/b"), Path::new("/f"));
-    prepare(&mut spec, &id, bundle, folder, None, &mut Undo::default())?;
+    let shared = Arc::new(SharedVolumes::new(Path::new("/f")));
+    prepare(&mut spec, &id, Path::new("/b"), &shared, None, &mut Undo::default())?;
     Ok(spec["mounts"][0]["source"].take())
 }
 
@@ -131,8 +132,8 @@ fn the_guest_is_not_asked_to_shift_owners_again() {
 
 #[test]
 fn a_message_names_the_users_path() {
-    let names = [("/s/c/mounts/10", "/ten"), ("/s/c/mounts/1", "/one")];
-    let error = Error::internal("cannot mount /s/c/mounts/1 and \"/s/c/mounts/10\"");
+    let names = [("/s/@volumes/10", "/ten"), ("/s/@volumes/1", "/one")];
+    let error = Error::internal("cannot mount /s/@volumes/1 and \"/s/@volumes/10\"");
     let error = names
         .iter()
         .fold(error, |error, (ours, theirs)| error.naming(ours, theirs));

@@ -9,6 +9,7 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 use super::SECTOR;
 use super::disk::Disk;
 use super::request::{self, MAX_RANGE_SECTORS, MAX_RANGES};
+use crate::jail::ThreadKind;
 use crate::virtio::buffers::copy_config;
 use crate::virtio::device::{ActivateError, Activation, GuestMemory, VirtioDevice};
 use crate::virtio::ring::{Chain, Ring};
@@ -83,21 +84,11 @@ impl VirtioDevice for BlkDevice {
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
         let failed = |reason: String| ActivateError { device: "blk", reason };
-        let Activation {
-            memory,
-            features,
-            queues,
-            interrupt,
-        } = activation;
-        let queue = queues
-            .into_iter()
-            .next()
-            .flatten()
-            .ok_or_else(|| failed("its queue is not enabled".to_owned()))?;
-        let ring = Ring::new(queue, 0, features, interrupt);
+        let (memory, ring) = Ring::only("blk", activation)?;
         let disk = self.disk.try_clone().map_err(|error| failed(error.to_string()))?;
-        let serve = move |memory: &GuestMemory, chain: Chain<'_>| serve(&disk, memory, chain);
-        let worker = QueueWorker::start("blk", memory, ring, serve).map_err(|error| failed(error.to_string()))?;
+        let serve = move |memory: &GuestMemory, _queue: u16, chain: Chain<'_>| serve(&disk, memory, chain);
+        let worker = QueueWorker::start("blk", ThreadKind::Block, memory, vec![ring], serve)
+            .map_err(|error| failed(error.to_string()))?;
         self.worker = Some(worker);
         Ok(())
     }

@@ -2,7 +2,6 @@
 //!
 //! The driver sends a header of 16 bytes, data to write or room for data to read, and one last writable byte for the status.
 
-use vm_memory::GuestMemory as _;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::SECTOR;
@@ -121,27 +120,11 @@ pub struct Bounds {
 
 /// Parses a chain. `None`: there is no byte to answer in, so it can only be given back.
 pub fn parse<'m>(memory: &'m GuestMemory, chain: Chain<'m>, bounds: Bounds) -> Option<Parsed<'m>> {
-    let (readable, writable) = split(memory, chain)?;
+    let (readable, writable) = Buffers::split(memory, chain)?;
     let room = writable.len().checked_sub(1)?;
     let status = writable.part(room, 1);
     let request = parse_request(&readable, writable.part(0, room), bounds);
     Some(Parsed { request, status })
-}
-
-/// The readable and the writable half; `None` if a descriptor leaves guest memory, there are too many, or a readable one follows a writable one.
-fn split<'m>(memory: &'m GuestMemory, chain: Chain<'m>) -> Option<(Buffers<'m>, Buffers<'m>)> {
-    let mut halves = (Buffers::default(), Buffers::default());
-    for descriptor in chain {
-        let half = match (descriptor.is_write_only(), halves.1.len()) {
-            (true, _) => &mut halves.1,
-            (false, 0) => &mut halves.0,
-            (false, _) => return None,
-        };
-        for slice in memory.get_slices(descriptor.addr(), descriptor.len() as usize) {
-            half.push(slice.ok()?).ok()?;
-        }
-    }
-    Some(halves)
 }
 
 fn parse_request<'m>(readable: &Buffers<'m>, room: Buffers<'m>, bounds: Bounds) -> Result<Request<'m>, Status> {

@@ -1,6 +1,8 @@
 //! A guest that remembers as many files as it may.
 
 use std::fs;
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -109,4 +111,40 @@ fn a_reset_makes_room() {
     guest.activate(1 << 29);
     guest.mount();
     guest.lookup(ROOT, "f16").unwrap();
+}
+
+/// The guest is told of a name only together with an open file.
+#[test]
+fn a_name_that_cannot_be_opened_is_not_remembered() {
+    let share = TempDir::new();
+    nix::unistd::mkfifo(&share.path.join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let _listener = UnixListener::bind(share.path.join("socket")).unwrap();
+    symlink("first", share.path.join("link")).unwrap();
+    for file in ["first", "last"] {
+        fs::write(share.path.join(file), b"content").unwrap();
+    }
+    let crowd = Arc::new(Crowd::new(MOST));
+    let mut guest = Guest::start_in(&share.path, crowd);
+    let first = guest.lookup(ROOT, "first").unwrap();
+    for name in ["fifo", "socket", "link"] {
+        let arguments = create_arguments(libc::O_RDWR, 0o100666, 0, name);
+        assert_eq!(guest.call(CREATE, ROOT, &arguments, 144), Err(libc::EBADF), "{name}");
+    }
+    let last = guest.lookup(ROOT, "last").unwrap();
+    for node in first + 1..last {
+        assert_eq!(
+            guest.call(GETATTR, node, &[0; 16], 104),
+            Err(libc::EBADF),
+            "node {node}"
+        );
+    }
+    // What can be opened is, and counts like what is looked up.
+    let mut arguments = create_arguments(libc::O_RDWR, 0o100666, 0, "last");
+    let opened = guest.call(CREATE, ROOT, &arguments, 144).unwrap();
+    assert_eq!(u64_at(&opened, 0), last);
+    assert_eq!(guest.read(last, u64_at(&opened, 128), 0, 16).unwrap(), b"content");
+    guest.forget(last, 2);
+    assert_eq!(guest.call(GETATTR, last, &[0; 16], 104), Err(libc::EBADF));
+    arguments = create_arguments(libc::O_RDWR | libc::O_EXCL, 0o100666, 0, "last");
+    assert_eq!(guest.call(CREATE, ROOT, &arguments, 144), Err(libc::EEXIST));
 }

@@ -370,8 +370,12 @@ fn validity(guest: &mut Guest, parent: u64, name: &str) -> (u64, u64, u64) {
 #[test]
 fn what_others_may_change_is_not_believed_for_long() {
     let share = TempDir::new();
-    for folder in ["rootfs/etc", "ready-rootfs/etc", "mounts/0/rootfs"] {
-        fs::create_dir_all(share.path.join("container").join(folder)).unwrap();
+    for folder in [
+        "container/rootfs/etc",
+        "container/ready-rootfs/etc",
+        "@volumes/1/rootfs",
+    ] {
+        fs::create_dir_all(share.path.join(folder)).unwrap();
     }
     let mut guest = Guest::start(&share.path);
     let (container, name, attributes) = validity(&mut guest, ROOT, "container");
@@ -389,17 +393,15 @@ fn what_others_may_change_is_not_believed_for_long() {
     let attributes = guest.call(GETATTR, etc, &[0; 16], 104).unwrap();
     assert_eq!(u64_at(&attributes, 0), 3600);
 
-    for path in [["ready-rootfs", "etc"], ["mounts", "0"]] {
-        let (above, name, attributes) = validity(&mut guest, container, path[0]);
+    let volumes = guest.lookup(ROOT, "@volumes").unwrap();
+    for (folder, path) in [(container, ["ready-rootfs", "etc"]), (volumes, ["1", "rootfs"])] {
+        let (above, name, attributes) = validity(&mut guest, folder, path[0]);
         assert_eq!((name, attributes), (1, 1));
+        // A folder of that name elsewhere is nothing special.
         let (node, name, _) = validity(&mut guest, above, path[1]);
         assert_eq!(name, 1);
         assert_eq!(guest.lookup(node, "absent"), Err(libc::ENOENT));
         let attributes = guest.call(GETATTR, node, &[0; 16], 104).unwrap();
         assert_eq!(u64_at(&attributes, 0), 1);
     }
-    // A folder of that name elsewhere is nothing special.
-    let mounts = guest.lookup(container, "mounts").unwrap();
-    let volume = guest.lookup(mounts, "0").unwrap();
-    assert_eq!(validity(&mut guest, volume, "rootfs").1, 1);
 }

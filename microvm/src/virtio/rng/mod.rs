@@ -8,6 +8,7 @@ use super::buffers::{Buffers, Direction};
 use super::device::{ActivateError, Activation, GuestMemory, VirtioDevice};
 use super::ring::{Chain, Ring};
 use super::worker::QueueWorker;
+use crate::jail::ThreadKind;
 
 const QUEUE_SIZES: [u16; 1] = [64];
 
@@ -46,19 +47,9 @@ impl VirtioDevice for RngDevice {
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
         let failed = |reason: String| ActivateError { device: "rng", reason };
-        let Activation {
-            memory,
-            features,
-            queues,
-            interrupt,
-        } = activation;
-        let queue = queues
-            .into_iter()
-            .next()
-            .flatten()
-            .ok_or_else(|| failed("its queue is not enabled".to_owned()))?;
-        let ring = Ring::new(queue, 0, features, interrupt);
-        let worker = QueueWorker::start("rng", memory, ring, fill).map_err(|error| failed(error.to_string()))?;
+        let (memory, ring) = Ring::only("rng", activation)?;
+        let worker = QueueWorker::start("rng", ThreadKind::Block, memory, vec![ring], fill)
+            .map_err(|error| failed(error.to_string()))?;
         self.worker = Some(worker);
         Ok(())
     }
@@ -69,7 +60,7 @@ impl VirtioDevice for RngDevice {
 }
 
 /// Fills one chain; returns how many bytes it got. A chain that cannot be written gets none.
-fn fill(memory: &GuestMemory, chain: Chain<'_>) -> u32 {
+fn fill(memory: &GuestMemory, _queue: u16, chain: Chain<'_>) -> u32 {
     let Ok(buffers) = Buffers::collect(memory, chain, Direction::Writable) else {
         return 0;
     };

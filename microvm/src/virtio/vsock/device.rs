@@ -18,8 +18,8 @@ use crate::virtio::ring::Ring;
 /// Socket device (virtio 1.2, 5.10.1).
 const DEVICE_TYPE: u32 = 19;
 
-/// Receive, transmit, event (5.10.2). Linux fills the receive queue with 4 KiB buffers, so its size is also guest memory: 64 of
-/// them match the 256 KiB that a Linux socket grants its peer. The event queue is never used; Linux offers eight buffers in it.
+/// Receive, transmit, event (5.10.2). The guest's kernel fills the receive queue with buffers of 16 KiB, so its size is also
+/// guest memory, though of a buffer that holds nothing only the first page. The event queue is never used; Linux offers eight buffers in it.
 const QUEUE_SIZES: [u16; 3] = [64, 64, 8];
 
 const RX: u16 = 0;
