@@ -1,299 +1,132 @@
 #!/usr/bin/env python3
-"""The figures of `make bench`. Runs inside the test host, whose clock counts instructions, as root.
+"""The figures of `make bench`. Runs as root where containerd, runc and Bulkhead are: in the test host, or on a machine with KVM.
 
-Both runtimes are measured in the same boot, in turns. A figure counts only when the virtual disk stood still meanwhile:
-the clock leaps over waits for it. Memory is the proportional set size (PSS) of everything that a pod adds to the host.
+All runtimes are measured in turns. With --still-disk a time counts only when no disk was used meanwhile: the test host's clock
+leaps over waits for its own. Memory is the proportional set size (PSS) of everything that a pod adds to the host.
 """
 
 import argparse
-import itertools
 import json
 import os
+import platform
 import re
-import statistics
 import subprocess
-import sys
-import time
 from pathlib import Path
 
-RUNTIMES = {"bulkhead": "io.containerd.bulkhead.v2", "runc": "io.containerd.runc.v2"}
-SHIM = Path("/usr/local/bin/containerd-shim-bulkhead-v2")
-PROBE = Path("/usr/local/libexec/bulkhead/bulkhead-vmm-probe")
-BUSYBOX = "docker.io/bulkhead/busybox:latest"
-PAUSE = "docker.io/bulkhead/pause:latest"
-DEBIAN = "docker.io/bulkhead/debian:latest"
-FILES = "/repo/e2e/bench/files.py"
-# Work of files.py in its order: its name, whether caches are dropped before, and what the figure is called.
-FILE_WORK = (
-    ("write", False, "write 16 MiB, fsync"),
-    ("read", True, "read 16 MiB, cold"),
-    ("read", False, "read 16 MiB again, the first time"),
-    ("read", False, "read 16 MiB, cached"),
-    ("read-4k", True, "1,000 random reads of 4 KiB, cold"),
-    ("read-4k", False, "1,000 random reads of 4 KiB, cached"),
-    ("walk", True, "walk of 520 names, cold"),
-    ("walk", False, "walk of 520 names, cached"),
-    ("read-small", True, "read 500 small files, cold"),
-    ("read-small", False, "read 500 small files, cached"),
-    ("create", False, "create 500 small files"),
-    ("delete", False, "delete 500 small files"),
-    ("compile", True, "compile 40 modules of Python, cold"),
-    ("compile", False, "compile 40 modules of Python, cached"),
-)
-CONTAINERD_LOG = Path("/var/log/containerd.log")
-COMMAND_SECONDS = 120
-# More tries of a round whose figure does not count because the disk moved.
-SPARE_ROUNDS = 3
+import container_files
+import crowd
+import memory
+import sizes
+import starts
+import streams
+import teardown
+from common import RUNTIMES, FileLog, Journal, Settings
 
-# The shim's phase lines, in their order, and what lies before each. Mounts and microVM are prepared at the same time: of
-# the two, the later one's time is what it took beyond the other.
-PHASES = {
-    "shim-start": "containerd, until it starts the shim",
-    "shim-serving": "shim start",
-    "create": "containerd, until it asks to create",
-    "mounts": "mounts",
-    "vmm": "vmm",
-    "kernel": "kernel handed over",
-    "agent": "kernel and agent, until it answers",
-    "created": "container",
-    "start": "containerd, until it asks to start",
-    "started": "container's start",
-    "exited": "the program",
-    "delete": "containerd, until it asks to delete",
-    "deleted": "delete",
-    "shutdown": "teardown of the pod",
-    "end": "containerd and ctr, after the pod",
+GROUPS = {
+    "start": starts.figures,
+    "teardown": teardown.figures,
+    "streams": streams.figures,
+    "crowd": crowd.figures,
+    "memory": memory.figures,
+    "sizes": sizes.figures,
+    "files": container_files.figures,
 }
-PHASE_LINE = re.compile(r"phase=([a-z-]+) monotonic_us=(\d+) id=([A-Za-z0-9_.-]+)")
-
-
-def disk_counters():
-    """I/O counts of every real disk; RAM disks and loops are memory here."""
-    counts = []
-    for name in sorted(os.listdir("/sys/block")):
-        if not name.startswith(("ram", "loop", "zram")):
-            fields = Path(f"/sys/block/{name}/stat").read_text(encoding="ascii").split()
-            counts.append((name, fields[0], fields[4]))
-    return counts
-
-
-def call(*command):
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=COMMAND_SECONDS, check=False)
-    if done.returncode != 0:
-        output = (done.stdout + done.stderr).decode(errors="replace").strip()
-        sys.exit(f"figures: {' '.join(command)} ended with {done.returncode}: {output}")
-    return done.stdout.decode(errors="replace")
-
-
-class DiskMoved(Exception):
-    """The virtual disk was used during a measurement."""
-
-
-def timed(*command):
-    """Start and end of the command on CLOCK_MONOTONIC, microseconds."""
-    before = disk_counters()
-    start = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-    call(*command)
-    end = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-    if disk_counters() != before:
-        raise DiskMoved
-    return start // 1000, end // 1000
-
-
-def phases_of(identifier, start, end, log):
-    """Milliseconds that lie before each phase line of one start."""
-    at = {"end": end}
-    for name, microseconds, pod in PHASE_LINE.findall(log):
-        if pod == identifier and name in PHASES:
-            at.setdefault(name, int(microseconds))
-    found, before = {}, start
-    for name, then in sorted(at.items(), key=lambda one: one[1]):
-        found[name] = (then - before) / 1000
-        before = then
-    return found
-
-
-def start_times(runtimes, rounds):
-    """`ctr run --rm IMAGE true`: milliseconds of each round by runtime, and Bulkhead's phases by name."""
-    times = {name: [] for name in runtimes}
-    phases = {}
-    attempts = 0
-    # The first of each warms caches and does not count.
-    for number in range(-1, rounds + SPARE_ROUNDS):
-        for name in runtimes:
-            if len(times[name]) >= rounds:
-                continue
-            identifier = f"start-{name}-{number + 1}"
-            offset = CONTAINERD_LOG.stat().st_size
-            try:
-                start, end = timed("ctr", "run", "--rm", "--runtime", RUNTIMES[name], BUSYBOX, identifier, "true")
-            except DiskMoved:
-                attempts += 1
-                continue
-            if number < 0:
-                continue
-            times[name].append((end - start) / 1000)
-            if name == "bulkhead":
-                with CONTAINERD_LOG.open(encoding="utf-8", errors="replace") as log:
-                    log.seek(offset)
-                    for phase, value in phases_of(identifier, start, end, log.read()).items():
-                        phases.setdefault(phase, []).append(value)
-    for name, values in times.items():
-        if len(values) < rounds:
-            sys.exit(f"figures: only {len(values)} of {rounds} starts of {name} count: the disk moved in {attempts} rounds")
-    return times, phases
-
-
-def pss(pid):
-    text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
-    return int(re.search(r"^Pss: +(\d+) kB", text, re.MULTILINE).group(1))
-
-
-def user_processes():
-    found = set()
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and (entry / "cmdline").read_bytes():
-                found.add(int(entry.name))
-        except OSError:
-            continue
-    return found
-
-
-def pod_memory(name, pods):
-    """KiB of PSS that one idle pod of `pods` adds, by program."""
-    before = user_processes()
-    names = [f"idle-{name}-{number}" for number in range(pods)]
-    for identifier in names:
-        call("ctr", "run", "-d", "--null-io", "--runtime", RUNTIMES[name], PAUSE, identifier)
-    time.sleep(5)
-    programs = {}
-    for pid in user_processes() - before:
-        try:
-            program = os.path.basename(os.readlink(f"/proc/{pid}/exe"))
-            programs[program] = programs.get(program, 0) + pss(pid)
-        except (OSError, AttributeError):
-            continue
-    for identifier in names:
-        call("ctr", "task", "kill", "-s", "KILL", identifier)
-    time.sleep(1)
-    for identifier in names:
-        subprocess.run(["ctr", "task", "rm", "-f", identifier], capture_output=True, timeout=COMMAND_SECONDS, check=False)
-        call("ctr", "container", "rm", identifier)
-    return {program: total / pods for program, total in sorted(programs.items())}
-
-
-def probe(rounds):
-    """From the vmm's start until the agent accepts a connection: milliseconds, and KVM exits until then."""
-    if not PROBE.exists():
-        return {}
-    answers = []
-    for _ in range(rounds + SPARE_ROUNDS):
-        before = disk_counters()
-        answer = json.loads(call(str(PROBE)))
-        if disk_counters() == before:
-            answers.append(answer)
-        if len(answers) == rounds:
-            break
-    else:
-        sys.exit("figures: the disk moved in too many boots")
-    return {
-        "booted_ms": statistics.median(answer["booted_us"] for answer in answers) / 1000,
-        "agent_ms": statistics.median(answer["connected_us"] for answer in answers) / 1000,
-        "exits": statistics.median(
-            sum(count for name, count in answer["counters"].items() if name.startswith("exits_")) for answer in answers
-        ),
-    }
-
-
-def file_times(name, rounds):
-    """Milliseconds of each kind of file work in a container's root file system, in the order of FILE_WORK."""
-    identifier = f"files-{name}"
-    mount = "type=bind,src=/repo,dst=/repo,options=rbind:ro"
-    call("ctr", "run", "-d", "--null-io", "--privileged", "--mount", mount, "--runtime", RUNTIMES[name], DEBIAN, identifier, "sleep", "3600")
-    numbers = itertools.count()
-
-    def inside(kind):
-        return call("ctr", "task", "exec", "--exec-id", f"x{next(numbers)}", identifier, "python3", FILES, kind)
-
-    inside("prepare")
-    rows = [[] for _ in FILE_WORK]
-    for _ in range(rounds):
-        for (kind, cold, _text), row in zip(FILE_WORK, rows, strict=True):
-            if cold:
-                inside("forget")
-                Path("/proc/sys/vm/drop_caches").write_text("3\n", encoding="ascii")
-            row.append(int(inside(kind)) / 1000)
-    call("ctr", "task", "kill", "-s", "KILL", identifier)
-    time.sleep(1)
-    subprocess.run(["ctr", "task", "rm", "-f", identifier], capture_output=True, timeout=COMMAND_SECONDS, check=False)
-    call("ctr", "container", "rm", identifier)
-    return [statistics.median(row) for row in rows]
 
 
 class Table:
-    """Prints figures as they come, one a line, and keeps them."""
+    """Prints figures as they come, one a line, and keeps them, and what else the picture is made from, in a file."""
 
-    def __init__(self):
+    def __init__(self, output, document):
+        self.output = output
         self.figures = []
+        self.document = {**document, "figures": self.figures}
         print(f"{'figure':48} {'bulkhead':>12} {'runc':>12} {'ratio':>7}")
 
     def add(self, name, unit, bulkhead=None, runc=None, **more):
         ratio = bulkhead / runc if bulkhead is not None and runc else None
         self.figures.append({"name": name, "unit": unit, "bulkhead": bulkhead, "runc": runc, "ratio": ratio, **more})
 
-        def show(value, suffix=""):
-            return "-" if value is None else f"{value:.1f}{suffix}" if isinstance(value, float) else f"{value}{suffix}"
+        def show(value):
+            return "-" if value is None else f"{value:.1f} {unit}" if isinstance(value, float) else f"{value} {unit}".strip()
 
         ratio = "-" if ratio is None else f"{ratio:.2f}"
-        print(f"{name:48} {show(bulkhead, ' ' + unit):>12} {show(runc, ' ' + unit):>12} {ratio:>7}", flush=True)
+        print(f"{name:48} {show(bulkhead):>12} {show(runc):>12} {ratio:>7}", flush=True)
+
+    def keep(self, name, value):
+        self.document[name] = value
+
+    def write(self):
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        self.output.write_text(json.dumps(self.document, indent=2) + "\n", encoding="utf-8")
 
 
-def start_figures(table, runtimes, arguments):
-    times, phases = start_times(runtimes, arguments.rounds)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    table.add("start: ctr run --rm IMAGE true", "ms", medians.get("bulkhead"), medians["runc"], rounds=times)
-    for name, text in PHASES.items():
-        if name in phases:
-            table.add(f"  {text}", "ms", statistics.median(phases[name]))
-    probed = probe(arguments.rounds) if "bulkhead" in runtimes else {}
-    if probed:
-        table.add("vmm start to its vCPUs running", "ms", probed["booted_ms"])
-        table.add("vmm start to agent answering", "ms", probed["agent_ms"])
-        table.add("exits until the agent answers", "", int(probed["exits"]))
+def version(*command):
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=False)
+    except OSError:
+        return None
+    found = re.search(r"v?(\d+\.\d+\.\d+\S*)", done.stdout.decode(errors="replace"))
+    return found.group(1) if found else None
 
 
-def memory_figures(table, runtimes, arguments):
-    memory = {name: pod_memory(name, arguments.pods) for name in runtimes}
-    totals = {name: sum(programs.values()) / 1024 for name, programs in memory.items()}
-    table.add(f"memory: one idle pod of {arguments.pods} (PSS)", "MiB", totals.get("bulkhead"), totals["runc"])
-    for name, programs in memory.items():
-        for program, kib in programs.items():
-            table.add(f"  {program}", "MiB", **{name: kib / 1024})
+def about(arguments):
+    """Where the figures were read."""
+    processor = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+    return {
+        "clock": arguments.clock,
+        "processor": processor.group(1) if processor else platform.machine(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "kernel": platform.release(),
+        "containerd": version("containerd", "--version"),
+        "runc": version("runc", "--version"),
+    }
 
 
-def file_figures(table, runtimes, arguments):
-    times = {name: file_times(name, min(arguments.rounds, 3)) for name in runtimes}
-    for number, (_, _, text) in enumerate(FILE_WORK):
-        ours = times["bulkhead"][number] if "bulkhead" in times else None
-        table.add(f"files: {text}", "ms", ours, times["runc"][number])
+def options():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True, help="file for the figures, JSON")
+    parser.add_argument("--only", choices=tuple(GROUPS), action="append", help="one group of figures; may be repeated")
+    parser.add_argument("--rounds", type=int, default=7, help="times that each is measured, at least 1; some are bounded at 3")
+    parser.add_argument("--pods", type=int, default=10, help="idle pods among which the memory of one is taken, at least 1")
+    parser.add_argument("--crowd", type=int, default=20, help="containers that start at once")
+    parser.add_argument("--stream-mib", type=int, default=256, help="size of what goes through a standard stream, MiB")
+    parser.add_argument("--prefix", type=Path, default=Path("/usr/local"), help="where Bulkhead is installed")
+    parser.add_argument("--busybox", default="docker.io/bulkhead/busybox:latest", help="image with sh, dd, cat, sleep, stat and mount")
+    parser.add_argument("--pause", default="docker.io/bulkhead/pause:latest", help="image whose program waits and does nothing")
+    parser.add_argument("--python", default="docker.io/bulkhead/debian:latest", help="image with python3 and sleep")
+    parser.add_argument(
+        "--containerd-log",
+        type=Path,
+        help="containerd's log; by default the journal of the unit containerd. The phases of a start are in it when the shim logs at "
+        'debug level (log_level = "debug" in /etc/bulkhead/bulkhead.toml)',
+    )
+    parser.add_argument("--still-disk", action="store_true", help="times count only when no disk was used meanwhile")
+    parser.add_argument("--clock", default="the machine's own", help="what the times go by, for the picture")
+    return parser.parse_args()
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--pods", type=int, default=10)
-    parser.add_argument("--only", choices=("start", "memory", "files"), help="one group of figures")
-    arguments = parser.parse_args()
-    runtimes = list(RUNTIMES) if SHIM.exists() else ["runc"]
-
-    table = Table()
-    groups = {"start": start_figures, "memory": memory_figures, "files": file_figures}
-    for name, group in groups.items():
-        if arguments.only in (None, name):
-            group(table, runtimes, arguments)
-    arguments.output.write_text(json.dumps(table.figures, indent=2) + "\n", encoding="utf-8")
+    arguments = options()
+    shim = arguments.prefix / "bin/containerd-shim-bulkhead-v2"
+    settings = Settings(
+        runtimes=tuple(RUNTIMES) if shim.exists() else ("runc",),
+        rounds=arguments.rounds,
+        pods=arguments.pods,
+        crowd=arguments.crowd,
+        stream_mib=arguments.stream_mib,
+        busybox=arguments.busybox,
+        pause=arguments.pause,
+        python=arguments.python,
+        probe=arguments.prefix / "libexec/bulkhead/bulkhead-vmm-probe",
+        still_disk=arguments.still_disk,
+        log=FileLog(arguments.containerd_log) if arguments.containerd_log else Journal(),
+    )
+    table = Table(arguments.output, {"host": about(arguments)})
+    for name, group in GROUPS.items():
+        if not arguments.only or name in arguments.only:
+            group(table, settings)
+            # After each: what comes later may fail.
+            table.write()
 
 
 if __name__ == "__main__":

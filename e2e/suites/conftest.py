@@ -19,11 +19,14 @@ CONTAINERD_LOG = Path("/var/log/containerd.log")
 LOG_LINES = 60
 # The failures as they come, for whoever cannot wait for the end.
 FAILURES = Path("/shared/failures.txt")
+# runc's answers to the cases of a session, with --record.
+RECORDED = Path("/shared/runc_answers.json")
 
 
 def pytest_addoption(parser):
     parser.addoption("--runc-only", action="store_true", help="only record and check what runc answers")
     parser.addoption("--runc-fresh", action="store_true", help="ask runc again although its answers are recorded")
+    parser.addoption("--record", action="store_true", help="also write runc's answers to RECORDED, for the tree")
     parser.addoption("--long", action="store_true", help="the long suites too")
 
 
@@ -106,7 +109,9 @@ def collected(request, warm, crictl):
         wanted.append((case, None if request.config.getoption("--runc-only") else runtime_of(item)))
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         found.collect(wanted)
-    return found
+    yield found
+    if request.config.getoption("--record"):
+        found.records.export({case.key() for case, _ in wanted}, RECORDED)
 
 
 def runtime_of(item):
@@ -118,11 +123,11 @@ def beside_runc(request, collected):
     """A function that compares the answers of runc and of Bulkhead to a case."""
 
     def check(case):
-        runc = collected.runc(case)
+        collected.runc(case)
         if request.config.getoption("--runc-only"):
             return
         bulkhead, left = collected.bulkhead(case, runtime_of(request.node))
-        answers.compare(case, runc, bulkhead, left)
+        collected.compared(case, lambda: answers.compare(case, collected.runc(case), bulkhead, left))
 
     return check
 
@@ -146,7 +151,7 @@ def nothing_left(warm):
 def pytest_runtest_protocol(item, nextitem):
     # Cases may have run before their test: their part of the log is found by name.
     case = getattr(item, "callspec", None) and item.callspec.params.get("case")
-    item.log_word = case.name[:40] if case and not case.alone else ""
+    item.log_word = case.id_start() if case and not case.alone else ""
     item.log_start = CONTAINERD_LOG.stat().st_size if CONTAINERD_LOG.exists() and not item.log_word else 0
     return (yield)
 

@@ -72,6 +72,16 @@ CASES = (
         stdout="67108864",
         complains=("not permitted",),
     ),
+    Case(
+        # A loop device is the guest's own there, whatever it is on the host.
+        "image-mounted-by-a-privileged-container",
+        """
+        modprobe loop; ls /dev/loop0 >/dev/null
+        docker run --rm --network none --runtime $DRT --privileged bulkhead/busybox sh -c '
+            dd if=/dev/zero of=/img bs=1M count=4 2>/dev/null; mke2fs -F /img >/dev/null 2>&1; mkdir /m
+            mount -o loop /img /m && echo x >/m/f && ls /m && umount /m'""",
+        stdout="f\nlost+found",
+    ),
 )
 
 

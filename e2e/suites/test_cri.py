@@ -119,6 +119,22 @@ CASES = (
         "1000650000:1000660000\n1000650001:1000660000",
         timeout=180,
     ),
+    Case(
+        "cri-shared-volume",
+        FUNCTIONS
+        + """
+        mkdir -m 777 $W/volume; pod; export MORE='{"mounts": [{"container_path": "/volume", "host_path": "'$W/volume'"}]}'
+        container server docker.io/bulkhead/redis:latest redis-server --port 0 --unixsocket /volume/socket --save "" --dir /tmp
+        container client docker.io/bulkhead/redis:latest sh -c 'until redis-cli -s /volume/socket set key value; do sleep 0.5; done 2>/dev/null; mkfifo -m 666 /volume/fifo; cat /volume/fifo'
+        container third docker.io/bulkhead/busybox:latest sh -c 'until [ -p /volume/fifo ]; do sleep 0.5; done; echo through >/volume/fifo'
+        exited $client; exited $third; state $client; crictl logs $client
+        crictl rm $client >/dev/null
+        container client docker.io/bulkhead/redis:latest redis-cli -s /volume/socket get key
+        exited $client; tail -n 1 $W/logs/client.log | cut -d " " -f 4-
+        crictl stop -t 0 $server >/dev/null; away""",
+        stdout="CONTAINER_EXITED\n0\nCompleted\nOK\nthrough\nvalue",
+        timeout=240,
+    ),
 )
 
 # containerd 1.7 refuses mounts with mappings.

@@ -34,7 +34,7 @@ PLAIN = Group(
         Fact("mounts", MOUNTS, "/proc proc"),
         Fact("root-is-writable", "echo x >/new && cat /new && rm /new", "^x"),
         Fact("root-mount", "awk '$2 == \"/\" {print $3; print $4}' /proc/self/mounts | cut -d, -f1", "^overlay\nrw", "^virtiofs\nrw", "the root is an overlay on the host, served to the guest by virtio-fs"),
-        Fact("masked", "for f in /proc/kcore /proc/keys /proc/timer_list /proc/sched_debug /proc/latency_stats /proc/acpi /proc/scsi /sys/firmware; do [ -e $f ] && { echo $f; head -c 1 $f 2>/dev/null | wc -c; ls $f | wc -l; }; done; true", "/proc/kcore\n0", ".", "which of these files exist depends on the kernel"),
+        Fact("masked", "for f in /proc/kcore /proc/keys /proc/timer_list /proc/sched_debug /proc/latency_stats /proc/acpi /proc/scsi /sys/firmware; do [ -e $f ] && { echo $f; head -c 1 $f 2>/dev/null | wc -c; ls $f | wc -l; }; done; true", "/proc/kcore\n0", r"^(?=(?:.*\n)*/proc/keys\n)(/\w+/\w+\n0\n[01]\n)+$", "which of these files exist depends on the kernel"),
         Fact(
             "masked-kcore",
             "head -c 1 /proc/kcore | wc -c; stat -c %F /proc/kcore",
@@ -69,7 +69,7 @@ PLAIN = Group(
         Fact("umask", "umask", "0022"),
         Fact(
             "sysctls",
-            "cd /proc/sys; grep . vm/max_map_count vm/overcommit_memory fs/inotify/max_user_watches fs/inotify/max_user_instances fs/nr_open kernel/pid_max",
+            "cd /proc/sys; grep . vm/max_map_count vm/overcommit_memory fs/inotify/max_user_watches fs/inotify/max_user_instances fs/nr_open kernel/pid_max fs/protected_*",
             "max_map_count:",
         ),
         Fact("new-user-namespace", "unshare -U id -u; true", "."),

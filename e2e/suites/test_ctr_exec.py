@@ -47,6 +47,16 @@ CASES = (
         {END}""",
         says=("^1000\n2000\n/etc\n",),
     ),
+    Case(
+        "exec-session-keyring",
+        """
+        describe='import ctypes; libc = ctypes.CDLL(None); key = libc.syscall(250, 0, -3, 0); text = ctypes.create_string_buffer(500); libc.syscall(250, 6, key, text, 500); print(key, text.value.decode())'
+        begin $DEBIAN $ID sh -c 'python3 -c "$1"; echo ready; exec sleep 1000' sh "$describe"
+        of_init=$(head -n 1 $W/out); of_exec=$(ctr task exec --exec-id a $ID python3 -c "$describe")
+        [[ $of_init == "$of_exec" ]] && echo the same; echo "${of_exec#* }"
+        ctr task kill -s KILL $ID; finish >/dev/null""",
+        stdout="the same\nkeyring;0;0;3f1b0000;_ses.ID",
+    ),
     Case("exec-twice-the-same-id", f"{STAYS}; aside a {GO}; tell {EXEC} a $ID true; {KILLED}", says=("-> 1\na ended with 137",), complains=("already exists",)),
     Case("exec-is-ended-with-init", f"{STAYS}; aside a {GO}; {KILLED}", stdout="a ended with 137"),
     Case("exec-is-killed", f"{BEGIN}; aside a {GO}; tell ctr task kill --exec-id a -s TERM $ID; joined a; {END}", stdout="-> 0\na ended with 143"),

@@ -93,6 +93,14 @@ CASES = (
         ctr task kill -s KILL $ID; finish""",
         stdout="held\nfree\nended with 137\nready",
     ),
+    Case(
+        "core-files-follow-their-limit",
+        """run $DEBIAN $ID bash -c 'cd /tmp; for limit in unlimited 0; do
+            (ulimit -S -c $limit && bash -c "kill -ABRT \\$\\$") 2>/dev/null; echo "$limit: $? $(ls | grep -c core)"; rm -f core*
+        done'""",
+        stdout="unlimited: 134 1\n0: 134 0",
+        complains=("core dumped",),
+    ),
     Case("memory-limit-ends-the-container", "run --memory-limit 33554432 $DEBIAN $ID python3 -I -S -c 'x = bytearray(1 << 28); print(1)'", status=137, stdout=""),
     Case("processor-share-is-seen", "run --cpu-quota 50000 --cpu-period 100000 $BUSYBOX $ID sh -c 'cat /sys/fs/cgroup/cpu.max 2>/dev/null || echo none'", says=("50000 100000|none",)),
     Case("signal-that-init-sends-itself", "run $DEBIAN $ID python3 -I -S -c 'import os, signal; signal.signal(10, lambda *_: os._exit(42)); os.kill(1, 10)'", status=42),

@@ -42,6 +42,22 @@ CASES = (
         status=9,
         says=("got-int",),
     ),
+    # Typed words have a backslash in them, so that their echo is not taken for what the programs say.
+    Case(
+        "terminal-job-control",
+        "ctr run -t --rm --runtime $RT $DEBIAN $ID bash --norc --noprofile --noediting",
+        terminal=(24, 120),
+        dialogue=(
+            ("# $", b"PS1='ready> '\n"),
+            ("\nready> $", b"""sh -c 'trap "echo resu\\med" CONT; echo go\\ing; while :; do sleep 0.1; done'\n"""),
+            ("going\r+\n", b"\x1a"),
+            ("Stopped[^>]*ready> $", b"jobs -s | wc -l; fg >/dev/null\n"),
+            ("resumed\r+\n", b"\x03"),
+            ("\nready> $", b"echo status $?; exit 6\n"),
+        ),
+        status=6,
+        says=("Stopped", "\n1\r*\n", "resumed", "status 130"),
+    ),
     Case(
         "terminal-session",
         "ctr run -t --rm --runtime $RT $BUSYBOX $ID sh",
@@ -68,8 +84,8 @@ def test_beside_runc(case, beside_runc):
 @pytest.mark.parametrize(
     "case",
     (
-        Case("two-gigabytes-out", "run $BUSYBOX $ID sh -c 'head -c 2147483648 /dev/zero' | wc -c", stdout="2147483648", timeout=900),
-        Case("gigabyte-in", "head -c 1073741824 /dev/zero | run $BUSYBOX $ID wc -c", stdout="1073741824", timeout=900),
+        Case("two-gigabytes-out", "run $BUSYBOX $ID sh -c 'head -c 2147483648 /dev/zero' | wc -c", stdout="2147483648", timeout=2400),
+        Case("gigabyte-in", "head -c 1073741824 /dev/zero | run $BUSYBOX $ID wc -c", stdout="1073741824", timeout=2400),
     ),
     ids=lambda case: case.name,
 )

@@ -88,7 +88,7 @@ CASES = (
     Case("docker-stats", f"{SLEEP}; docker stats --no-stream --format '{{{{.PIDs}}}}' $ID; docker rm -f $ID >/dev/null", stdout="1"),
     Case(
         "docker-python",
-        f"""docker image inspect bulkhead/debian >/dev/null 2>&1 || ctr images export - $DEBIAN | docker load -q >/dev/null
+        f"""docker image inspect bulkhead/debian >/dev/null 2>&1 || ctr images export --local - $DEBIAN | docker load -q >/dev/null
         {RUN} --rm bulkhead/debian python3 -c 'import sys; print(sum(range(10**6)), sys.version_info[0])'""",
         stdout="499999500000 3",
         timeout=300,

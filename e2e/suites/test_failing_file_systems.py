@@ -23,6 +23,19 @@ def when_told(command):
 TELL = "ctr task kill -s USR1 $ID; finish"
 
 CASES = (
+    Case(
+        # Whoever is not the owner has its access list looked up.
+        "volume-without-access-lists",
+        """
+        mkdir $W/v; mount -t ramfs r $W/v || exit 98
+        trap 'umount -l $W/v' EXIT
+        chmod 755 $W $W/v; echo hello >$W/v/f; mkdir -m 777 $W/v/d
+        run --user 1000 --mount type=bind,src=$W/v,dst=/v,options=rbind:rw --mount type=bind,src=/sys,dst=/hs,options=rbind:ro $BUSYBOX $ID sh -c '
+            cat /v/f; ls /v; echo made >/v/d/g; cat /v/d/g; cat /hs/class/net/lo/mtu; echo x >/v/f'""",
+        status=1,
+        stdout="hello\nd\nf\nmade\n65536",
+        complains=("[Pp]ermission denied",),
+    ),
     Case("volume-is-full", f"{SMALL}\nrun {VOLUME} $BUSYBOX $ID sh -c \"{FILL.replace('PLACE', '/v')}\"", says=("^No space left on device\n[0-9]+\n", "again\n$"), complains=("",)),
     container(
         "root-is-full",

@@ -123,7 +123,7 @@ def test_what_is_read_only_is_so_for_the_monitor_too(nothing_left):
         mkdir -p $W/volume/below; mount -t tmpfs below $W/volume/below
         mount() { echo --mount type=bind,src=$W/volume,dst=/$1,options=rbind:$1; }
         detached $(mount ro) $(mount rro) $BUSYBOX $ID sleep 1000
-        awk '$5 ~ "/mounts/" {sub(".*/mounts/[0-9]*", "top", $5); split($6, options, ","); print $5, options[1]}' /proc/$(vmm $ID)/mountinfo | sort
+        awk '$5 ~ "/@volumes/" {sub(".*/@volumes/[0-9]*", "top", $5); split($6, options, ","); print $5, options[1]}' /proc/$(vmm $ID)/mountinfo | sort
         ended $ID; umount $W/volume/below""",
         "top ro\ntop ro\ntop/below ro\ntop/below rw\n",
     )

@@ -27,6 +27,8 @@ BOUNDS = Spec(
         Fact("unified-keys", "cat /sys/fs/cgroup/memory.high /sys/fs/cgroup/memory.low", "^50331648\n1048576"),
         Fact("memory", "cat /sys/fs/cgroup/memory.max", "^67108864"),
         Fact("processes", "cat /sys/fs/cgroup/pids.max", "^44"),
+        Fact("huge-pages", "cat /sys/fs/cgroup/hugetlb.2MB.max /sys/fs/cgroup/hugetlb.2MB.rsvd.max", "^4194304\n4194304"),
+        Fact("groups-below", "cat /sys/fs/cgroup/cgroup.max.depth /sys/fs/cgroup/cgroup.max.descendants", "^max\nmax", "^64\n4096", "the agent goes through a container's groups"),
         Fact("processor", "cat /sys/fs/cgroup/cpu.max", "^20000 50000"),
         Fact("processor-weight", "cat /sys/fs/cgroup/cpu.weight", "^[0-9]+$"),
         Fact("cgroup-is-closed", "mkdir /sys/fs/cgroup/x; echo 1 >/sys/fs/cgroup/pids.max; true", "Read-only.*\n.*Read-only"),
@@ -50,6 +52,7 @@ BOUNDS = Spec(
         CGROUP,
         '.linux.resources.unified = {"memory.high": "50331648", "memory.low": "1048576", "pids.max": "44"}',
         ".linux.resources.memory.limit = 67108864 | .linux.resources.cpu = {shares: 512, quota: 20000, period: 50000}",
+        '.linux.resources.hugepageLimits = [{pageSize: "2MB", limit: 4194304}]',
         node("/dev/extra", "c", 1, 5, 0o640, (7, 8)),
         node("/dev/some/where/null", "c", 1, 3, 0o666),
         node("/dev/pipe", "p", 0, 0, 0o666),
@@ -75,10 +78,12 @@ MAPPED = Spec(
         Fact("writing", "touch /tmp/x && chown 7:8 /tmp/x && stat -c '%u %g' /tmp/x; chown 5000 /tmp/x", "^7 8\n.*Invalid argument"),
         Fact("devices", "echo x >/dev/null && head -c 1 /dev/zero | wc -c", "^1"),
         Fact("rights", "grep CapEff /proc/self/status; mknod /tmp/n c 1 3; true", "CapEff"),
+        Fact("copied-up", "stat -c '%u %g' /copied /copied/file; touch /copied/new && stat -c '%u %g' /copied/new; stat -c '%u %g' /given", "^0 0\n5 6\n0 0\n7 8"),
         Fact("mounts", "ls /proc/1/comm; awk '$2 == \"/dev/mqueue\" {print $3}' /proc/self/mounts", "/proc/1/comm\nmqueue"),
     ),
-    before="chown -hR 10000:20000 $W/root; touch $W/root/owned; chown 10005:20006 $W/root/owned; chmod 711 /var/tmp/case-* 2>/dev/null",
-    edit='.mounts |= map(select(.type != "sysfs")) | .linux.namespaces += [{type: "user"}] | .linux.uidMappings = [{containerID: 0, hostID: 10000, size: 1000}] | .linux.gidMappings = [{containerID: 0, hostID: 20000, size: 1000}]',
+    before="chown -hR 10000:20000 $W/root; touch $W/root/owned; chown 10005:20006 $W/root/owned; mkdir $W/root/copied; : >$W/root/copied/file; chown 10000:20000 $W/root/copied; chown 10005:20006 $W/root/copied/file; chmod 711 /var/tmp/case-* 2>/dev/null",
+    edit=all_of(mount("/copied", "tmpfs", "tmpfs", "tmpcopyup"), mount("/given", "tmpfs", "tmpfs", "sync", "uid=7", "gid=8"))
+    + ' | .mounts |= map(select(.type != "sysfs")) | .linux.namespaces += [{type: "user"}] | .linux.uidMappings = [{containerID: 0, hostID: 10000, size: 1000}] | .linux.gidMappings = [{containerID: 0, hostID: 20000, size: 1000}]',
 )
 
 
@@ -156,6 +161,15 @@ HOOKED = Spec(
     edit=hook("startContainer", path='"/tmp/hook"'),
 )
 
+# A hook that tells the environment that it begins with.
+BARE_HOOK = """
+cat >$W/hook <<'END'
+#!/bin/bash
+tr '\\0' '\\n' <"/proc/$$/environ" | grep ^PATH= >"${0%/*}/hooks"
+END
+chmod 755 $W/hook
+"""
+
 GROUPS = (BOUNDS, MAPPED, FILTERED, HOOKED)
 
 FAILING = "printf '#!/bin/sh\\necho broken on purpose >&2; exit 3\\n' >$W/hook; chmod 755 $W/hook"
@@ -169,6 +183,7 @@ CASES = (
         after="for n in 1 2 3 4 5 6 7 8 9; do grep -q poststop $W/hooks && break; sleep 0.3; done; cat $W/hooks",
         says=("in the container\n", "prestart: creat(ed|ing) true noted known hello prestart\ncreateRuntime: creat(ed|ing) true noted known hello createRuntime\n", "poststart: created true noted known hello poststart", "poststop: stopped .* hello poststop"),
     ),
+    container("hook-without-an-environment", "echo in the container", '.hooks.prestart = [{path: ($w + "/hook"), args: ["hook"]}]', before=BARE_HOOK, after="cat $W/hooks", says=("in the container\nPATH=.*/usr/bin",)),
     container("hook-before-the-container", "echo ran", hook("createContainer"), before=HOOK, stdout="ran", differs=Differs("createContainer hooks are programs of the host in namespaces that are not on this host", status=1, stdout="^$", stderr="createContainer")),
     refused("hook-fails", hook("createRuntime"), "hook", before=FAILING),
     refused("hook-is-missing", hook("createRuntime", path='"/no/such/hook"'), "/no/such/hook"),
@@ -183,6 +198,18 @@ CASES = (
         after="cat $W/io",
         stdout="ran\n254:0 rbps=1048576 wbps=max riops=max wiops=77\ndefault 4950",
     ),
+    container(
+        "unified-limits-act-on-the-host",
+        "grep . /sys/fs/cgroup/memory.high",
+        all_of(
+            CGROUP,
+            """.linux.resources.unified = {"io.max": "254:0 riops=55", "cpuset.cpus": "0", "memory.high": "104857600"}
+            | .hooks.createRuntime = [{path: "/bin/sh", args: ["sh", "-c", "cd /sys/fs/cgroup/default/\\($id) && cat io.max cpuset.cpus >\\($w)/limits"]}]""",
+        ),
+        after="cat $W/limits",
+        stdout="104857600\n254:0 rbps=max wbps=max riops=55 wiops=max\n0",
+    ),
+    refused("unified-key-of-the-host-leads-out", '.linux.resources.unified = {"io.x/../../pids.max": "max"}', "io.x/../../pids.max"),
     refused("block-io-device-missing", ".linux.resources.blockIO = {throttleReadBpsDevice: [{major: 240, minor: 99, rate: 1048576}]}", "io.max", "240:99|[Nn]o such device"),
     container("user-namespace-with-sysfs", "ls -d /sys/kernel; touch /sys/x", '.linux.namespaces += [{type: "user"}] | .linux.uidMappings = [{containerID: 0, hostID: 10000, size: 1000}] | .linux.gidMappings = [{containerID: 0, hostID: 10000, size: 1000}]', before="chown -hR 10000:10000 $W/root", status=1, stdout="/sys/kernel", complains=("Read-only file system|Permission denied",)),
     container("read-only-path-stays-executable", "/bin/busybox echo it runs; echo x >>/bin/busybox", '.linux.readonlyPaths += ["/bin/busybox"]', status=1, stdout="it runs", complains=("Read-only file system|Text file busy",)),
@@ -193,9 +220,26 @@ CASES = (
         first="cd /sys/fs/cgroup && mkdir inner && echo 1 >inner/cgroup.procs && echo +pids >cgroup.subtree_control",
         stdout="0::/inner\n-> 0",
     ),
+    container(
+        "groups-nested-deeply",
+        "cd /sys/fs/cgroup; n=0; while [ $n -lt 40 ]; do mkdir one-below-the-other-$n && cd one-below-the-other-$n; n=$((n + 1)); done; echo 1 >cgroup.procs; tr / '\\n' </proc/self/cgroup | grep -c below",
+        all_of(OWN_CGROUP, mount("/sys/fs/cgroup", "cgroup", "cgroup", "rw")),
+        stdout="40",
+    ),
+    container(
+        # Whoever mounts cgroups where there is no namespace could take these from the whole guest.
+        "cgroups-without-a-namespace-keep-their-options",
+        "grep ' /sys/fs/cgroup ' /proc/self/mounts | grep -oE 'nsdelegate|memory_recursiveprot'; echo x >/sys/fs/cgroup/cgroup.procs",
+        mount("/sys/fs/cgroup", "cgroup", "cgroup", "ro"),
+        status=1,
+        stdout="",
+        complains=("Read-only file system",),
+        differs=Differs("the guest mounts its cgroups with these options, the test host does not", stdout="^nsdelegate\nmemory_recursiveprot$"),
+    ),
     added("process-added-to-a-time-namespace", "cut -d. -f1 /proc/uptime | awk '{print ($1 > 200000000)}'", OTHER_TIME, stdout="1\n-> 0"),
     refused("swap-without-a-limit", ".linux.resources.memory = {swap: 1000000}", "swap"),
     refused("swap-below-the-limit", ".linux.resources.memory = {limit: 50000000, swap: 1000000}", "swap"),
+    refused("huge-pages-of-no-size", '.linux.resources.hugepageLimits = [{pageSize: "3MB", limit: 0}]', "3MB"),
     refused("unified-key-unknown", '.linux.resources.unified = {"no.such.key": "1"}', "no.such.key"),
     refused("unified-key-leads-out", '.linux.resources.unified = {"../pids.max": "max"}', "../pids.max"),
     refused("kernel-parameter-unknown", '.linux.sysctl = {"net.no.such": "1"}', "no.such|no/such"),

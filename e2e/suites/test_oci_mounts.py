@@ -95,7 +95,51 @@ KINDS = Spec(
     ),
 )
 
-GROUPS = (KINDS,)
+TMPFS = Spec(
+    "mounts-of-tmpfs",
+    "",
+    (
+        Fact("mode-of-the-folder-below", "stat -c %a /private; stat -c %a /sticky", "^700\n3755"),
+        Fact("mode-of-the-options", "stat -c %a /named", "^751"),
+        Fact("mode-where-nothing-was", "stat -c %a /nothing", "^1777"),
+        Fact("mode-behind-a-link", "stat -c %a /link/; ls -ld /link | cut -c1", "^711\nl"),
+        Fact("mode-in-a-volume", "stat -c %a /volume/inner; ls /volume/inner", "^2750\n"),
+        Fact("copy-with-files-bound-into-it", "cat /etc/hosts /etc/issue; cat /etc/passwd; ls /etc", "^given\ngiven\nroot:x.*\nhosts\nissue\npasswd\nsub"),
+        Fact("copy-keeps-the-mode", "stat -c '%a %u %g' /etc /etc/sub /etc/sub/f", "^711 0 0\n730 7 8\n640 5 6"),
+        Fact("copy-has-the-mode-of-the-options", "stat -c '%a %u %g' /owned; cat /owned/file", "^1705 3 4\nx"),
+        Fact("mode-in-a-copy", "stat -c %a /above/below; ls -A /above /above/below", "^750\n/above:\nbelow\n\n/above/below:"),
+        Fact("copy-of-a-folder-in-a-volume", "cat /volume/copied/f; echo new >/volume/copied/f; stat -c %a /volume/copied", "^given\n755"),
+        Fact("read-only-copy-with-a-place-below", "touch /fixed/x; cat /fixed/file /fixed/new/place", "^touch: /fixed/x: Read-only file system\nx\ngiven"),
+        Fact("read-only-with-a-place-below", "touch /closed/x; cat /closed/new/place; awk '$2 == \"/closed\" {print substr($4, 1, 3)}' /proc/self/mounts", "^touch: /closed/x: Read-only file system\ngiven\nro,"),
+    ),
+    before="""mkdir -p $W/root/private $W/root/sticky $W/root/named $W/root/linked $W/root/above/below $W/root/fixed $W/root/owned $W/src/inner $W/src/copied $W/root/etc/sub
+        echo given | tee $W/src/given >$W/src/copied/f; echo x | tee $W/root/fixed/file >$W/root/owned/file; echo x >$W/root/etc/sub/f; echo y >$W/root/etc/issue; : >$W/src/inner/hidden; ln -s linked $W/root/link
+        chmod 700 $W/root/private; chmod 3755 $W/root/sticky; chmod 711 $W/root/linked $W/root/etc; chmod 2750 $W/src/inner; chmod 750 $W/root/above/below
+        chown 7:8 $W/root/etc/sub; chmod 730 $W/root/etc/sub; chown 5:6 $W/root/etc/sub/f; chmod 640 $W/root/etc/sub/f""",
+    edit=all_of(
+        mount("/private", "tmpfs", "tmpfs", "nosuid"),
+        mount("/sticky", "tmpfs", "tmpfs"),
+        mount("/named", "tmpfs", "tmpfs", "mode=0751"),
+        mount("/nothing", "tmpfs", "tmpfs"),
+        mount("/link", "tmpfs", "tmpfs"),
+        mount("/volume", "bind", "$w/src", "rbind"),
+        mount("/volume/inner", "tmpfs", "tmpfs"),
+        mount("/volume/copied", "tmpfs", "tmpfs", "tmpcopyup"),
+        mount("/etc", "tmpfs", "tmpfs", "tmpcopyup", "nosuid", "size=1m"),
+        mount("/etc/hosts", "bind", "$w/src/given", "bind"),
+        mount("/etc/issue", "bind", "$w/src/given", "bind", "ro"),
+        mount("/owned", "tmpfs", "tmpfs", "tmpcopyup", "mode=1705", "uid=3", "gid=4"),
+        mount("/above", "tmpfs", "tmpfs", "tmpcopyup"),
+        mount("/above/below", "tmpfs", "tmpfs"),
+        mount("/fixed", "tmpfs", "tmpfs", "tmpcopyup", "ro"),
+        mount("/fixed/new/place", "bind", "$w/src/given", "bind"),
+        mount("/closed", "tmpfs", "tmpfs", "ro"),
+        mount("/closed/new/place", "bind", "$w/src/given", "bind"),
+    ),
+    after=(Fact("copies-do-not-reach-the-host", "cat $W/src/copied/f; ls $W/root/etc", "^given\nissue\npasswd\nsub"),),
+)
+
+GROUPS = (KINDS, TMPFS)
 
 CASES = (
     container("mount-behind-a-dangling-link", "cat /outside/x; readlink /link", mount("/link/x", "bind", "$w/root/etc/passwd", "bind"), before="ln -s /outside $W/root/link", says=("^root:x.*\n/outside",)),
@@ -114,7 +158,15 @@ CASES = (
     refused("mount-inside-proc", mount("/proc/self", "tmpfs", "tmpfs"), "/proc"),
     refused("mount-onto-proc-by-link", mount("/p/sys", "tmpfs", "tmpfs"), "proc", before="ln -s proc $W/root/p"),
     container("mount-relative-place", "awk '$2 == \"/rel\" {print $3}' /proc/self/mounts", mount("rel", "tmpfs", "tmpfs"), stdout="tmpfs", complains=("",)),
-    container("mount-source-that-vanishes", "cat /m/given; ls /m", mount("/m", "bind", "$w/src", "bind"), before="mkdir $W/src; echo given >$W/src/given; (sleep 0.1; rm -rf $W/src) & wait", status=1, complains=("/src",)),
+    refused("mount-source-is-missing", mount("/m", "bind", "$w/src", "bind"), "/src"),
+    container(
+        "mount-source-that-vanishes",
+        "cat /m/given || echo gone",
+        all_of(mount("/m", "bind", "$w/src", "bind"), '.hooks.createRuntime = [{path: "/bin/rm", args: ["rm", "-r", ($w + "/src")]}]'),
+        before="mkdir $W/src; echo given >$W/src/given",
+        stdout="gone",
+        complains=("/m/given.*No such file",),
+    ),
 )
 
 

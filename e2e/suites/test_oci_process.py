@@ -4,7 +4,7 @@ import pytest
 
 from harness.answers import Differs
 from harness.facts import Fact, each_fact, each_group
-from harness.oci import Spec, all_of, container, refused
+from harness.oci import Spec, added, all_of, container, refused
 
 STATUS = "grep -E '^(Cap|Uid|Gid|Groups|NoNewPrivs)' /proc/self/status"
 LIMITS = {
@@ -103,6 +103,18 @@ GROUPS = (ROOT, USER)
 CASES = (
     container("no-capabilities", STATUS, ".process.capabilities = {} | .process.noNewPrivileges = false", says=("CapEff:\t0000000000000000\nCapBnd:\t0000000000000000",)),
     container("capabilities-not-named", STATUS, "del(.process.capabilities)", says=("CapEff:\t000001ffffffffff",)),
+    added(
+        "process-added-is-scheduled-likewise",
+        "uname -m; awk '{print $19, $41}' /proc/self/stat; ionice -p $$",
+        '.linux.personality = {domain: "LINUX32"} | .process.scheduler = {policy: "SCHED_BATCH", nice: 5} | .process.ioPriority = {class: "IOPRIO_CLASS_BE", priority: 6}',
+        stdout="i686\n5 3\nbest-effort: prio 6\n-> 0",
+    ),
+    container(
+        "session-keyring",
+        "awk -v name=\"_ses.$NAME:\" '$9 == name {print $5, $6, $7}' /proc/keys",
+        '.process.env += ["NAME=" + $id] | .linux.maskedPaths -= ["/proc/keys"]',
+        stdout="3f1b0000 0 0",
+    ),
     refused("limit-unknown", '.process.rlimits = [{type: "RLIMIT_NO_SUCH", soft: 1, hard: 1}]', "RLIMIT_NO_SUCH"),
     refused("limit-soft-above-hard", '.process.rlimits = [{type: "RLIMIT_NOFILE", soft: 20, hard: 10}]', "invalid argument|RLIMIT_NOFILE"),
     refused("no-arguments", ".process.args = []", "args"),

@@ -32,7 +32,7 @@ const SHIFTED: u32 = 1_000_000;
 const BOUND_S: u32 = 300;
 
 /// Pause after a refused connection: the agent does not listen yet.
-const RETRY: Duration = Duration::from_millis(1);
+const RETRY: Duration = Duration::from_millis(3);
 
 #[derive(Parser)]
 #[command(version, about = "Boots one bulkhead-vmm and tells how long each step took")]
@@ -52,6 +52,9 @@ struct Options {
     /// vCPUs.
     #[arg(long, default_value_t = 1)]
     vcpus: u8,
+    /// Most vCPUs that there could be later; by default no more.
+    #[arg(long)]
+    max_vcpus: Option<u8>,
     /// Guest memory in MiB.
     #[arg(long, default_value_t = 256)]
     memory_mib: u32,
@@ -70,8 +73,8 @@ struct Options {
     /// Map the pod's ids to others, as for a pod with ids of its own; the share then belongs to nobody.
     #[arg(long)]
     shifted_ids: bool,
-    /// Port that the agent listens on.
-    #[arg(long, default_value_t = 1024)]
+    /// Port that the agent listens on; the last one that it opens, when it is ready to answer.
+    #[arg(long, default_value_t = 1025)]
     port: u32,
     /// Keep each plugged disk, and then the machine, for this many seconds.
     #[arg(long, default_value_t = 0)]
@@ -240,7 +243,9 @@ fn describe(options: &Options, share: OwnedFd) -> Result<(VmSpec, Vec<OwnedFd>)>
     let disks = options.disk.iter().map(|path| disk_spec(path)).collect();
     let spec = VmSpec {
         vcpus: options.vcpus,
+        max_vcpus: options.max_vcpus.unwrap_or(options.vcpus),
         memory_mib: options.memory_mib,
+        max_memory_mib: options.memory_mib,
         extra_cmdline: options.cmdline.clone(),
         verbose_console: options.console.is_some(),
         jail: JailSpec { ids },

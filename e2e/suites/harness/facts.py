@@ -102,6 +102,12 @@ class Asker:
         return runc, bulkhead, left
 
     def check(self, group, fact):
+        self.collected.compared(group.case(), lambda: self._check(group, fact))
+
+    def check_ending(self, group):
+        self.collected.compared(group.case(), lambda: self._check_ending(group))
+
+    def _check(self, group, fact):
         runc, bulkhead, _ = self.ask(group)
         theirs = split(runc.stdout)[fact.name]
         if not re.search(fact.says, theirs):
@@ -120,7 +126,7 @@ class Asker:
         elif ours == theirs:
             answers.fail(f"the documented difference is gone: {fact.reason}")
 
-    def check_ending(self, group):
+    def _check_ending(self, group):
         runc, bulkhead, left = self.ask(group)
         if bulkhead is not None and (bulkhead.status, bulkhead.stderr) != (runc.status, runc.stderr):
             answers.fail(f"bulkhead ends with {bulkhead.status}, {bulkhead.stderr}\nand runc with {runc.status}, {runc.stderr}")

@@ -54,6 +54,9 @@ def _mounts():
 def _entries():
     for folder in FOLDERS:
         for path, folders, files in os.walk(folder):
+            # What all pods have in common, which the first one that stays leaves for the others.
+            if ".kernel-text" in folders:
+                folders.remove(".kernel-text")
             for name in folders + files:
                 yield f"entry {path}/{name}"
 
