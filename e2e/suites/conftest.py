@@ -1,5 +1,6 @@
 """Options, fixtures and failure reports of the end-to-end suites; they run inside the test host as root."""
 
+import argparse
 import fnmatch
 import os
 import re
@@ -28,6 +29,15 @@ def pytest_addoption(parser):
     parser.addoption("--runc-fresh", action="store_true", help="ask runc again although its answers are recorded")
     parser.addoption("--record", action="store_true", help="also write runc's answers to RECORDED, for the tree")
     parser.addoption("--long", action="store_true", help="the long suites too")
+    parser.addoption("--part", type=percentages, default=(0, 100), help="FROM-TO: only this part of the tests, in percent")
+
+
+def percentages(text):
+    """The two numbers of --part."""
+    start, end = (int(number) for number in text.split("-"))
+    if not 0 <= start < end <= 100:
+        raise argparse.ArgumentTypeError(f"{text} is no part: 0-60, for one, are the first sixty percent")
+    return start, end
 
 
 def pytest_configure(config):
@@ -55,6 +65,9 @@ def known_gaps():
 
 
 def pytest_collection_modifyitems(config, items):
+    start, end = (len(items) * percent // 100 for percent in config.getoption("--part"))
+    config.hook.pytest_deselected(items=items[:start] + items[end:])
+    items[:] = items[start:end]
     old = containerd_major() < 2
     gaps = known_gaps()
     for item in items:

@@ -8,6 +8,7 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import re
+import time
 import uuid
 
 import pytest
@@ -143,12 +144,14 @@ class Answers:
     WORKERS = 1
     # runc's shim now and then ends before its last event has left: an answer that the case does not expect is asked again.
     RUNC_ATTEMPTS = 3
+    SLOWEST = 12
 
     def __init__(self, fresh=False):
         self.fresh = fresh
         self.records = Records()
         self.of_runc = {}
         self.of_bulkhead = {}
+        self.seconds = {}
         self.left = []
 
     def collect(self, wanted):
@@ -171,6 +174,7 @@ class Answers:
             before = leftovers.snapshot()
             list(pool.map(self._run_in_crowd, ours.values()))
         print(flush=True)
+        self._print_slowest()
         self.left = leftovers.wait_for_nothing_new(before)
 
     def runc(self, case):
@@ -220,11 +224,21 @@ class Answers:
 
     def _run_in_crowd(self, job):
         case, runtime = job
+        start = time.monotonic()
         if runtime is RUNC:
             self._run_runc(case)
         else:
             self.of_bulkhead[(case.name, runtime["HANDLER"])] = run_case(case, runtime, crowd=True)
+        self.seconds[(case.name, runtime["HANDLER"])] = time.monotonic() - start
         print(".", end="", flush=True)
+
+    def _print_slowest(self):
+        """pytest's own list of the slowest knows nothing of what ran before the first test."""
+        for name in (RUNC["HANDLER"], BULKHEAD["HANDLER"]):
+            took = {case: seconds for (case, handler), seconds in self.seconds.items() if handler.startswith(name)}
+            slowest = sorted(took, key=took.get, reverse=True)[: self.SLOWEST]
+            listed = ", ".join(f"{case} {took[case]:.0f}" for case in slowest)
+            print(f"{name}: {sum(took.values()):.0f} s for {len(took)} cases; the slowest: {listed}", flush=True)
 
 
 def compare(case, runc, bulkhead, left):
