@@ -145,17 +145,28 @@ def name_of(flags, from_image, in_container):
     return OTHER if has(NOPAGE) else None
 
 
-def attribute(pages, weight, flags, cgroups, facts):
-    """KiB by name of the pages that the host has given, each counted as `weight` pages (below 1 where pods share them)."""
+def weighed(mappings, pages):
+    """The pages of a range, each with its weight: 1, or less where pods share what its mapping holds."""
+    start = mappings[0].start
+    found = []
+    for one in mappings:
+        first, after = ((address - start) // PAGE for address in (one.start, one.end))
+        inside = [page for page in pages if first <= page < after]
+        found += [(page, one.pss / (len(inside) * PAGE_KIB)) for page in inside]
+    return found
+
+
+def attribute(pages, flags, cgroups, facts):
+    """KiB by name of the pages that the host has given; `pages` are those of `weighed`."""
     ranges = image_ranges(facts["iomem"])
     own = int(facts["cgroup"].split()[-1]) if facts.get("cgroup", "").split() else None
     counts = Counter()
-    for page in pages:
+    for page, weight in pages:
         if page < len(flags):
             part = next((name for first, after, name in ranges if first <= page < after), None)
-            counts[name_of(flags[page], part, own is not None and page < len(cgroups) and cgroups[page] == own)] += 1
+            counts[name_of(flags[page], part, own is not None and page < len(cgroups) and cgroups[page] == own)] += weight
         else:
-            counts[OTHER] += 1
+            counts[OTHER] += weight
     kib = Counter({name: count * PAGE_KIB for name, count in counts.items()})
     memory, vmstat = meminfo(facts["meminfo"]), counters(facts["vmstat"])
 
@@ -171,7 +182,7 @@ def attribute(pages, weight, flags, cgroups, facts):
     move(STACKS, None, memory.get("KernelStack", 0))
     move(VMALLOC, None, max(0, vmalloc_kib(facts.get("vmalloc", "")) - memory.get("KernelStack", 0)))
     kib[OTHER] += kib.pop(None, 0)
-    return {name: kib[name] * weight for name in NAMES if kib[name]}
+    return {name: kib[name] for name in NAMES if kib[name]}
 
 
 def counters(text):

@@ -84,8 +84,8 @@ def machine_parts(identifier, mappings, snapshot):
         words(inside(identifier, "dd", f"if=/proc/{file}", "bs=65536", f"count={-(-size // guest_pages.PAGE * 8 // 65536)}"))
         for file in ("kpageflags", "kpagecgroup")
     )
-    weight = sum(one.pss for one in ram) / max(1, len(pages) * guest_pages.PAGE_KIB)
-    found = [(*name.split(": ", 1), kib) for name, kib in guest_pages.attribute(pages, weight, flags, cgroups, facts).items()]
+    pages = guest_pages.weighed(ram, pages)
+    found = [(*name.split(": ", 1), kib) for name, kib in guest_pages.attribute(pages, flags, cgroups, facts).items()]
     found += [("monitor", what, kib) for what, kib in smaps.parts(mappings, ram).items()]
     return [("guest", "agent's image (shared)", kib) if what == "agent's image" else (owner, what, kib) for owner, what, kib in found]
 

@@ -136,7 +136,7 @@ class Memory(unittest.TestCase):
             "cgroup": "42\n",
         }
         pages = [0x1000, 0x1001, 0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x20, 0x21, 0x22, 0x23]
-        found = guest_pages.attribute(pages, 1, flags, cgroups, facts)
+        found = guest_pages.attribute([(page, 1) for page in pages], flags, cgroups, facts)
         self.assertEqual(sum(found.values()), 4 * len(pages))
         self.assertEqual(found.pop(guest_pages.FREE), 8)
         once = ("TEXT", "SLABS", "AGENT", "CONTAINER", "CACHE", "MEMMAP", "EARLY", "STACKS", "VMALLOC", "OTHER")
@@ -156,6 +156,11 @@ class Memory(unittest.TestCase):
         snapshot.pages = [[5]]
         self.assertEqual(snapshot.find(end - ram), (mappings[1:3], [5]))
         self.assertEqual(snapshot.find(4096), ([], []))
+
+    def test_pages_that_pods_share_weigh_what_their_mapping_does(self):
+        shared = smaps.Mapping(0x10000, 0x12000, "rw-p", 0, "", {"Pss": 2})
+        own = smaps.Mapping(0x12000, 0x20000, "rw-p", 0, "", {"Pss": 8})
+        self.assertEqual(guest_pages.weighed([shared, own], [0, 1, 2, 9]), [(0, 0.25), (1, 0.25), (2, 1), (9, 1)])
 
     def test_the_guest_s_ram_ends_below_its_devices(self):
         self.assertEqual(guest_pages.ram_size(IOMEM), 512 << 20)
