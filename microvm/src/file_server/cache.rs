@@ -9,6 +9,9 @@
 //!
 //! File data and directory contents are believed until a changed size or modification time shows them stale
 //! (FUSE_AUTO_INVAL_DATA).
+//!
+//! Files of root file systems are opened for reading by the guest alone, until it has to read something here; when it closes one, or one of
+//! its own root file system that it has written, it says so only if there have been locks (guest-kernel-config/patches/fuse-open-late.patch).
 
 use std::collections::HashMap;
 use std::ffi::CStr;
@@ -16,8 +19,9 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bulkhead_vmm_control::OWN_ROOTFS;
-use virtiofsd::filesystem::Entry;
+use bulkhead_vmm_control::{OWN_ROOTFS, READY_ROOTFS};
+use nix::libc;
+use virtiofsd::filesystem::{Entry, OpenOptions};
 use virtiofsd::fuse::{Attr, ROOT_ID};
 use virtiofsd::passthrough::CachePolicy;
 
@@ -33,6 +37,9 @@ const LONG: Duration = Duration::from_secs(3600);
 /// An open drops nothing that is cached.
 pub const DATA: CachePolicy = CachePolicy::Always;
 
+/// `fuse_attr.flags`: the guest may open the file for reading without asking (this project's guest kernel).
+const OPEN_LATE: u32 = 1 << 31;
+
 /// Where something lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
@@ -40,6 +47,8 @@ enum Place {
     Container,
     /// A root file system that only this pod writes.
     OwnRootfs,
+    /// A root file system that lay ready on the host, which others may write.
+    ReadyRootfs,
     /// A file that was made without a name: what the guest does under its one number it does not know under the other.
     Linked,
     /// Anywhere else.
@@ -53,7 +62,7 @@ impl Place {
             Place::Container => (Duration::ZERO, SHORT),
             Place::OwnRootfs => (LONG, LONG),
             Place::Linked => (Duration::ZERO, Duration::ZERO),
-            Place::Elsewhere => (SHORT, SHORT),
+            Place::ReadyRootfs | Place::Elsewhere => (SHORT, SHORT),
         }
     }
 }
@@ -124,6 +133,14 @@ impl Places {
         place.valid().1
     }
 
+    /// How the guest may treat a file that it has opened.
+    pub fn opened(&self, node: u64, options: OpenOptions) -> OpenOptions {
+        match lock(&self.known).get(&node) {
+            Some(known) if known.place == Place::OwnRootfs => options | OpenOptions::NOFLUSH,
+            _ => options,
+        }
+    }
+
     /// FORGET.
     pub fn forget(&self, node: u64, count: u64) {
         let mut known = lock(&self.known);
@@ -175,6 +192,9 @@ pub fn nothing(valid: Duration) -> Entry {
 
 fn believed(mut entry: Entry, place: Place) -> Entry {
     (entry.entry_timeout, entry.attr_timeout) = place.valid();
+    if matches!(place, Place::OwnRootfs | Place::ReadyRootfs) && entry.attr.mode & libc::S_IFMT == libc::S_IFREG {
+        entry.attr.flags |= OPEN_LATE;
+    }
     entry
 }
 
@@ -183,8 +203,9 @@ fn below(known: &HashMap<u64, Known>, parent: u64, name: &CStr) -> Place {
         return Place::Container;
     }
     match known.get(&parent).map(|known| known.place) {
-        Some(Place::OwnRootfs) => Place::OwnRootfs,
+        Some(rootfs @ (Place::OwnRootfs | Place::ReadyRootfs)) => rootfs,
         Some(Place::Container) if name.to_bytes() == OWN_ROOTFS.as_bytes() => Place::OwnRootfs,
+        Some(Place::Container) if name.to_bytes() == READY_ROOTFS.as_bytes() => Place::ReadyRootfs,
         _ => Place::Elsewhere,
     }
 }

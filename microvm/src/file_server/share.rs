@@ -213,7 +213,11 @@ impl FileSystem for Share {
         self.crowd.wait_for_room()?;
         let exclusive = flags | libc::O_EXCL as u32;
         match self.files.named.create(maker, parent, name, mode, kill_priv, exclusive, umask, extensions) {
-            Ok((made, handle, options)) => Ok((self.found(parent, name, made), handle, options)),
+            Ok((made, handle, options)) => {
+                let made = self.found(parent, name, made);
+                let options = self.places.opened(made.inode, options);
+                Ok((made, handle, options))
+            }
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) && exclusive != flags => {
                 self.open_existing(ctx, parent, name, kill_priv, flags)
             }
@@ -244,7 +248,7 @@ impl FileSystem for Share {
             options.insert(OpenOptions::DIRECT_IO);
             options.remove(OpenOptions::KEEP_CACHE);
         }
-        Ok((handle, options))
+        Ok((handle, self.places.opened(inode, options)))
     }
 
     #[rustfmt::skip]

@@ -32,7 +32,7 @@ use crate::memory::guest::ShareError;
 use crate::memory::layout::{self, Layout};
 use crate::memory::ram::{self, RamError};
 use crate::memory::read_only::{PublishedPages, ReadOnlyError, ReadOnlyPages};
-use crate::pci::{BusError, PciBus};
+use crate::pci::{BusError, PciBus, SLOTS};
 use crate::serial::{ConsoleRing, ConsoleWriter, SerialPort};
 use crate::vcpu::{VcpuError, cpuid, registers};
 use crate::virtio::balloon::BalloonDevice;
@@ -52,6 +52,8 @@ const SHARE_TAG: &str = "share";
 /// Limits of a machine.
 const VCPUS: std::ops::RangeInclusive<u8> = 1..=128;
 const MIN_MEMORY_MIB: u32 = 64;
+/// What the bus has room for beside its slot 0, the socket device, the share, and the three devices that come late.
+const MAX_DISKS: usize = SLOTS - 6;
 /// How much of the kernel's text is looked at while the vCPUs rest, bytes.
 const TEXT_STEP: usize = 1 << 20;
 /// How long they may take to come to rest.
@@ -154,6 +156,9 @@ pub enum MachineError {
     /// A name that is taken.
     #[error("disk {0}: there is one of this name already")]
     DiskExists(String),
+    /// No room on the bus.
+    #[error("disk {0}: the machine has {MAX_DISKS} disks already, and no room for more")]
+    TooManyDisks(String),
     /// A name that is unknown.
     #[error("disk {0}: there is no such disk")]
     NoSuchDisk(String),
@@ -290,6 +295,9 @@ impl Machine {
     pub fn attach_disk(&mut self, spec: &DiskSpec, file: File) -> Result<u8, MachineError> {
         if self.disks.iter().any(|(id, _)| *id == spec.id) {
             return Err(MachineError::DiskExists(spec.id.clone()));
+        }
+        if self.disks.len() >= MAX_DISKS {
+            return Err(MachineError::TooManyDisks(spec.id.clone()));
         }
         let disk = Disk::new(file, spec.id.clone(), spec.read_only)?;
         let slot = self.plug(Box::new(BlkDevice::new(disk)))?;

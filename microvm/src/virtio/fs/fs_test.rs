@@ -405,3 +405,39 @@ fn what_others_may_change_is_not_believed_for_long() {
         assert_eq!(u64_at(&attributes, 0), 1);
     }
 }
+
+/// `FUSE_ATTR_OPEN_LATE`, of this project's guest kernel.
+const OPEN_LATE: u32 = 1 << 31;
+const FOPEN_NOFLUSH: u32 = 1 << 5;
+
+#[test]
+fn files_of_root_file_systems_are_opened_and_closed_without_asking() {
+    let share = TempDir::new();
+    let places = [
+        ("container/rootfs", OPEN_LATE, FOPEN_NOFLUSH),
+        ("container/ready-rootfs", OPEN_LATE, 0),
+        ("@volumes/1", 0, 0),
+    ];
+    let mut guest = Guest::start(&share.path);
+    for (folder, late, quiet) in places {
+        fs::create_dir_all(share.path.join(folder)).unwrap();
+        fs::write(share.path.join(folder).join("file"), "content").unwrap();
+        let node = folder
+            .split('/')
+            .fold(ROOT, |above, name| guest.lookup(above, name).unwrap());
+        assert_eq!(
+            u32_at(&guest.call(LOOKUP, ROOT, b"container\0", 128).unwrap(), 124) & OPEN_LATE,
+            0
+        );
+        let file = guest.call(LOOKUP, node, b"file\0", 128).unwrap();
+        assert_eq!(u32_at(&file, 124) & OPEN_LATE, late, "{folder}");
+        let opened = guest
+            .call(OPEN, u64_at(&file, 0), &open_arguments(libc::O_RDWR), 16)
+            .unwrap();
+        assert_eq!(u32_at(&opened, 8) & FOPEN_NOFLUSH, quiet, "{folder}");
+        let arguments = create_arguments(libc::O_RDWR, 0o100644, 0, "made");
+        let made = guest.call(CREATE, node, &arguments, 144).unwrap();
+        assert_eq!(u32_at(&made, 124) & OPEN_LATE, late, "{folder}");
+        assert_eq!(u32_at(&made, 136) & FOPEN_NOFLUSH, quiet, "{folder}");
+    }
+}
