@@ -2,7 +2,8 @@
 
 import pytest
 
-from harness.answers import Case, Differs
+from harness import shell
+from harness.answers import BULKHEAD, Case, Differs
 from harness.oci import all_of, container
 
 # $LOOP is a block device of 64 MiB with an ext4 file system, $MINOR its number; all of it goes with the case.
@@ -88,3 +89,21 @@ CASES = (
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_beside_runc(case, beside_runc):
     beside_runc(case)
+
+
+@pytest.mark.bulkhead
+def test_a_pod_has_room_for_its_last_disk_and_no_more(nothing_left):
+    """With room for the devices that come once the pod has settled."""
+    answer = shell.bash(
+        """
+        trap 'for loop in $LOOPS; do losetup -d $loop; done' EXIT
+        for ((n = 0; n < 27; n++)); do
+            truncate -s 1M $W/$n && LOOP=$(losetup -f --show $W/$n) || exit 98
+            ((n < 26)) && FITTING+=" --device $LOOP"; LOOPS+=" $LOOP"
+        done
+        run $FITTING $BUSYBOX $ID sh -c 'ls /sys/block | grep -c vd'
+        run $FITTING --device $LOOP $BUSYBOX $ID true; echo "-> $?"""",
+        {**BULKHEAD, "ID": "disks-at-most"},
+        150,
+    )[0]
+    assert answer.stdout == "26\n-> 1\n" and "26 disks already" in answer.stderr, answer

@@ -171,6 +171,13 @@ spec() { ctr oci spec | jq --arg root "$W/root" --arg id "$ID" '.root = {path: $
 """
 
 CASES = (
+    Case(
+        "ready-root-with-a-mount-of-the-host",
+        f"""{READY_ROOT}
+        mkdir $W/root/p; echo kept >$W/root/kept; mount --bind /proc/sys/kernel $W/root/p
+        run --env PATH=/bin --rootfs $W/root $ID sh -c 'read -r line </p/osrelease; echo ${{#line}} kept: $(cat /kept)'; umount $W/root/p""",
+        says=(r"^[1-9]\d* kept: kept$",),
+    ),
     Case("ready-root", f"{READY_ROOT} run --env PATH=/bin --rootfs $W/root $ID sh -c 'echo written >/tmp/out; ls /'; cat $W/root/tmp/out", says=("written$",)),
     Case(
         "spec-sysctl-and-rlimits",

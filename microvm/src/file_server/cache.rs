@@ -10,8 +10,9 @@
 //! File data and directory contents are believed until a changed size or modification time shows them stale
 //! (FUSE_AUTO_INVAL_DATA).
 //!
-//! Files of root file systems are opened for reading by the guest alone, until it has to read something here; when it closes one, or one of
-//! its own root file system that it has written, it says so only if there have been locks (guest-kernel-config/patches/fuse-open-late.patch).
+//! Files of root file systems are opened for reading by the guest alone, until it has to read something here; that a process has closed
+//! one, or one of its own root file system that it has written, is not told (FLUSH) unless there have been locks
+//! (guest-kernel-config/patches/fuse-open-late.patch).
 
 use std::collections::HashMap;
 use std::ffi::CStr;
@@ -22,10 +23,12 @@ use std::time::Duration;
 use bulkhead_vmm_control::{OWN_ROOTFS, READY_ROOTFS};
 use nix::libc;
 use virtiofsd::filesystem::{Entry, OpenOptions};
-use virtiofsd::fuse::{Attr, ROOT_ID};
+use virtiofsd::fuse::{ATTR_SUBMOUNT, Attr, ROOT_ID};
 use virtiofsd::passthrough::CachePolicy;
+use virtiofsd::soft_idmap::Id;
 
 use super::crowd::Crowd;
+use super::owners::NOBODY;
 use crate::sync::lock;
 
 /// For what others may change.
@@ -93,7 +96,8 @@ impl Places {
 
     /// A name was found or made: how long the guest may believe it.
     pub fn found(&self, parent: u64, name: &CStr, entry: Entry) -> Entry {
-        self.looked_up(entry, |known| below(known, parent, name))
+        let is_mounted = entry.attr.flags & ATTR_SUBMOUNT != 0;
+        self.looked_up(entry, |known| below(known, parent, name, is_mounted))
     }
 
     /// A file that was made without a name has got one.
@@ -109,7 +113,7 @@ impl Places {
 
     /// A name was not found: what to say when the guest may believe that for a while.
     pub fn absent(&self, parent: u64, name: &CStr) -> Option<Entry> {
-        (below(&lock(&self.known), parent, name) == Place::OwnRootfs).then(|| nothing(LONG))
+        (below(&lock(&self.known), parent, name, false) == Place::OwnRootfs).then(|| nothing(LONG))
     }
 
     /// Whether a folder lies in a procfs. It stays there, so `ask` is called once.
@@ -192,17 +196,23 @@ pub fn nothing(valid: Duration) -> Entry {
 
 fn believed(mut entry: Entry, place: Place) -> Entry {
     (entry.entry_timeout, entry.attr_timeout) = place.valid();
-    if matches!(place, Place::OwnRootfs | Place::ReadyRootfs) && entry.attr.mode & libc::S_IFMT == libc::S_IFREG {
-        entry.attr.flags |= OPEN_LATE;
+    let attributes = &mut entry.attr;
+    let is_regular = attributes.mode & libc::S_IFMT == libc::S_IFREG;
+    // The host may refuse to open what belongs to somebody unknown here, and has to do that before the file is read.
+    let is_known = attributes.uid.into_inner() != NOBODY && attributes.gid.into_inner() != NOBODY;
+    if matches!(place, Place::OwnRootfs | Place::ReadyRootfs) && is_regular && is_known {
+        attributes.flags |= OPEN_LATE;
     }
     entry
 }
 
-fn below(known: &HashMap<u64, Known>, parent: u64, name: &CStr) -> Place {
+fn below(known: &HashMap<u64, Known>, parent: u64, name: &CStr, is_mounted: bool) -> Place {
     if parent == ROOT_ID {
         return Place::Container;
     }
     match known.get(&parent).map(|known| known.place) {
+        // What the host has mounted there (a proc, an NFS) is another file system.
+        Some(Place::ReadyRootfs) if is_mounted => Place::Elsewhere,
         Some(rootfs @ (Place::OwnRootfs | Place::ReadyRootfs)) => rootfs,
         Some(Place::Container) if name.to_bytes() == OWN_ROOTFS.as_bytes() => Place::OwnRootfs,
         Some(Place::Container) if name.to_bytes() == READY_ROOTFS.as_bytes() => Place::ReadyRootfs,

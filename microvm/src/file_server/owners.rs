@@ -18,7 +18,7 @@ use virtiofsd::soft_idmap::Id;
 use crate::sync::{read, write};
 
 /// What the kernel shows for an owner that a namespace has no number for (/proc/sys/kernel/overflowuid).
-const NOBODY: u32 = 65_534;
+pub const NOBODY: u32 = 65_534;
 
 /// No id: what is not to be changed (chown(2)), the owner of an entry of a list that has none here (acl(5)).
 const NONE: u32 = u32::MAX;

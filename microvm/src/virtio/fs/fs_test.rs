@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -425,10 +425,13 @@ fn files_of_root_file_systems_are_opened_and_closed_without_asking() {
         let node = folder
             .split('/')
             .fold(ROOT, |above, name| guest.lookup(above, name).unwrap());
-        assert_eq!(
-            u32_at(&guest.call(LOOKUP, ROOT, b"container\0", 128).unwrap(), 124) & OPEN_LATE,
-            0
-        );
+        fs::create_dir(share.path.join(folder).join("folder")).unwrap();
+        fs::write(share.path.join(folder).join("foreign"), "").unwrap();
+        chown(share.path.join(folder).join("foreign"), Some(65_534), None).unwrap();
+        for name in ["folder", "foreign"] {
+            let found = guest.call(LOOKUP, node, format!("{name}\0").as_bytes(), 128).unwrap();
+            assert_eq!(u32_at(&found, 124) & OPEN_LATE, 0, "{folder}/{name}");
+        }
         let file = guest.call(LOOKUP, node, b"file\0", 128).unwrap();
         assert_eq!(u32_at(&file, 124) & OPEN_LATE, late, "{folder}");
         let opened = guest
