@@ -102,7 +102,8 @@ def test_a_pod_has_room_for_its_last_disk_and_no_more(nothing_left):
             ((n < 26)) && FITTING+=" --device $LOOP"; LOOPS+=" $LOOP"
         done
         run $FITTING $BUSYBOX $ID sh -c 'ls /sys/block | grep -c vd'
-        run $FITTING --device $LOOP $BUSYBOX $ID true; echo "-> $?"""",
+        run $FITTING --device $LOOP $BUSYBOX $ID true; echo "-> $?"
+        """,
         {**BULKHEAD, "ID": "disks-at-most"},
         150,
     )[0]
