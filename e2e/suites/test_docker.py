@@ -91,7 +91,8 @@ CASES = (
         f"""docker image inspect bulkhead/debian >/dev/null 2>&1 || ctr images export --local - $DEBIAN | docker load -q >/dev/null
         {RUN} --rm bulkhead/debian python3 -c 'import sys; print(sum(range(10**6)), sys.version_info[0])'""",
         stdout="499999500000 3",
-        timeout=300,
+        # Docker takes minutes to load the image.
+        timeout=600,
     ),
     Case(
         "docker-server",
