@@ -20,7 +20,7 @@ const DEVICE_TYPE: u32 = 19;
 
 /// Receive, transmit, event (5.10.2). The guest's kernel fills the receive queue with buffers of 16 KiB, so its size is also
 /// guest memory, though of a buffer that holds nothing only the first page. The event queue is never used; Linux offers eight buffers in it.
-const QUEUE_SIZES: [u16; 3] = [32, 64, 8];
+const QUEUE_SIZES: [u16; 3] = [64, 64, 8];
 
 const RX: u16 = 0;
 const TX: u16 = 1;
