@@ -67,7 +67,7 @@ def run(script, name, timeout=120):
 @pytest.mark.bulkhead
 def test_languages_see_the_cpus_of_the_pod(nothing_left):
     """All of them are there when the first process looks."""
-    answer = run(f"run --annotation io.bulkhead.vcpus=3 {LANGUAGES} sh -c '{ASK}'", "languages")
+    answer = run(f"run --annotation io.bulkhead.vcpus=3 {LANGUAGES} sh -c '{ASK}'", "languages", timeout=400)  # three vCPUs on the host's one
     assert answer.stdout == "gomaxprocs=3\n3 3 7\n3\n3\n", answer
 
 
