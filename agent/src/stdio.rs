@@ -261,9 +261,16 @@ async fn fill(source: &AsyncFd<OwnedFd>, pipe: &AsyncFd<OwnedFd>) -> Ended {
             Ok(0) => return Ended::Source,
             Ok(count) => is_in_a_hurry = count >= FIRST_CHUNK,
             Err(Errno::EINTR) => {}
-            // It does not say which side it is.
-            Err(Errno::EAGAIN) if has_room(pipe.get_ref()) => readable.clear_ready(),
-            Err(Errno::EAGAIN) => writable.clear_ready(),
+            // It does not say which side it is. To forget the wrong one would be to wait for ever: what is there brings no news.
+            Err(Errno::EAGAIN) => {
+                let [has_data, has_room] = ready_now(source.get_ref(), pipe.get_ref());
+                if !has_data {
+                    readable.clear_ready();
+                }
+                if !has_room {
+                    writable.clear_ready();
+                }
+            }
             Err(Errno::EPIPE) => return Ended::Sink,
             Err(_) => return Ended::Source,
         }
@@ -272,10 +279,16 @@ async fn fill(source: &AsyncFd<OwnedFd>, pipe: &AsyncFd<OwnedFd>) -> Ended {
     }
 }
 
-/// Whether a pipe takes something, or its error.
-fn has_room(pipe: &OwnedFd) -> bool {
-    let mut pipe = [PollFd::new(pipe.as_fd(), PollFlags::POLLOUT)];
-    matches!(poll(&mut pipe, PollTimeout::ZERO), Ok(1..))
+/// Whether there is something to read, and room in a pipe to write it to; or an end, or an error.
+fn ready_now(source: &OwnedFd, pipe: &OwnedFd) -> [bool; 2] {
+    let mut both = [
+        PollFd::new(source.as_fd(), PollFlags::POLLIN),
+        PollFd::new(pipe.as_fd(), PollFlags::POLLOUT),
+    ];
+    match poll(&mut both, PollTimeout::ZERO) {
+        Ok(_) => both.map(|one| one.any().unwrap_or(true)),
+        Err(_) => [true; 2],
+    }
 }
 
 async fn discard(source: &AsyncFd<OwnedFd>) {
