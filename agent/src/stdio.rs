@@ -237,16 +237,16 @@ async fn copy(source: &AsyncFd<OwnedFd>, sink: &AsyncFd<OwnedFd>) -> Ended {
 }
 
 /// Moves everything into a pipe until one side ends.
-async fn fill(source: &AsyncFd<OwnedFd>, pipe: &AsyncFd<OwnedFd>) -> Ended {
+async fn fill(source: &AsyncFd<OwnedFd>, pipe: &AsyncFd<OwnedFd>) {
     let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
     let mut is_in_a_hurry = false;
     let mut is_wide = false;
     loop {
         let Ok(mut readable) = source.readable().await else {
-            return Ended::Source;
+            return;
         };
         let Ok(mut writable) = pipe.writable().await else {
-            return Ended::Sink;
+            return;
         };
         if is_in_a_hurry {
             // As in `copy`.
@@ -258,7 +258,7 @@ async fn fill(source: &AsyncFd<OwnedFd>, pipe: &AsyncFd<OwnedFd>) -> Ended {
             }
         }
         match splice(source.get_ref(), None, pipe.get_ref(), None, WIDE_PIPE, flags) {
-            Ok(0) => return Ended::Source,
+            Ok(0) => return,
             Ok(count) => is_in_a_hurry = count >= FIRST_CHUNK,
             Err(Errno::EINTR) => {}
             // It does not say which side it is. To forget the wrong one would be to wait for ever: what is there brings no news.
@@ -271,8 +271,7 @@ async fn fill(source: &AsyncFd<OwnedFd>, pipe: &AsyncFd<OwnedFd>) -> Ended {
                     writable.clear_ready();
                 }
             }
-            Err(Errno::EPIPE) => return Ended::Sink,
-            Err(_) => return Ended::Source,
+            Err(_) => return,
         }
         // Two sides that are always ready would keep all others from being served.
         tokio::task::yield_now().await;

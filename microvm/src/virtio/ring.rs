@@ -8,11 +8,14 @@
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
-use virtio_bindings::bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
+use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::device::{ActivateError, Activation, ActiveQueue, GuestMemory, Interrupt};
+
+/// What a driver may do with every ring: say when it wants to be interrupted, and describe buffers in tables of their own.
+pub const FEATURES: u64 = 1 << VIRTIO_RING_F_EVENT_IDX | 1 << VIRTIO_RING_F_INDIRECT_DESC;
 
 /// A chain of descriptors that the driver made available.
 pub type Chain<'m> = DescriptorChain<&'m GuestMemory>;

@@ -7,22 +7,10 @@ use std::thread::JoinHandle;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use thiserror::Error;
 
-use super::device::GuestMemory;
+use super::device::{ActivateError, GuestMemory};
 use super::ring::{Chain, Ring};
-use crate::jail::{SpawnError, ThreadKind, spawn_worker};
-
-/// Why a worker could not start.
-#[derive(Debug, Error)]
-pub enum WorkerError {
-    /// No event to stop it with.
-    #[error("cannot make an event: {0}")]
-    Event(#[from] Errno),
-    /// No thread.
-    #[error(transparent)]
-    Spawn(#[from] SpawnError),
-}
+use crate::jail::{ThreadKind, spawn_worker};
 
 /// A running worker. Dropping it stops it and waits.
 #[derive(Debug)]
@@ -32,25 +20,26 @@ pub struct QueueWorker {
 }
 
 impl QueueWorker {
-    /// Starts a thread of this kind that passes every chain of `rings` to `handle`, with the number of its queue; `handle` returns the
-    /// number of bytes it wrote.
+    /// Starts a thread of this kind, named as its device, that passes every chain of `rings` to `handle`, with the number of its queue;
+    /// `handle` returns the number of bytes it wrote.
     pub fn start<H>(
-        name: &str,
+        device: &'static str,
         kind: ThreadKind,
         memory: GuestMemory,
         rings: Vec<Ring>,
         handle: H,
-    ) -> Result<QueueWorker, WorkerError>
+    ) -> Result<QueueWorker, ActivateError>
     where
         H: for<'m> FnMut(&'m GuestMemory, u16, Chain<'m>) -> u32 + Send + 'static,
     {
-        let stop = Arc::new(EventFd::from_value_and_flags(
-            0,
-            EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK,
-        )?);
+        let failed = |reason| ActivateError { device, reason };
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let stop = EventFd::from_value_and_flags(0, flags)
+            .map_err(|error| failed(format!("cannot make an event: {error}")))?;
+        let stop = Arc::new(stop);
         let stopped = stop.clone();
         let body = move || serve(&memory, rings, handle, &stopped);
-        let thread = spawn_worker(name, kind, body)?;
+        let thread = spawn_worker(device, kind, body).map_err(|error| failed(error.to_string()))?;
         Ok(QueueWorker {
             stop,
             thread: Some(thread),

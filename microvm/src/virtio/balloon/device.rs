@@ -1,13 +1,12 @@
 //! The register side of the device and its worker.
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_BALLOON;
-use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
 use super::pages::{self, Run};
 use crate::jail::ThreadKind;
 use crate::virtio::buffers::{Buffers, Direction};
 use crate::virtio::device::{ActivateError, Activation, GuestMemory, VirtioDevice};
-use crate::virtio::ring::{Chain, Ring};
+use crate::virtio::ring::{self, Chain, Ring};
 use crate::virtio::worker::QueueWorker;
 
 /// Inflate, deflate, reporting. Linux numbers only the queues that there are, so that the one for reporting, which has number 4 in the
@@ -43,7 +42,7 @@ impl VirtioDevice for BalloonDevice {
     }
 
     fn features(&self) -> u64 {
-        1 << VIRTIO_RING_F_EVENT_IDX | 1 << VIRTIO_RING_F_INDIRECT_DESC | PAGE_REPORTING
+        ring::FEATURES | PAGE_REPORTING
     }
 
     /// Zeros: the balloon shall be empty, and what the driver says of its size is nobody's concern (5.5.4).
@@ -62,11 +61,7 @@ impl VirtioDevice for BalloonDevice {
             .zip(queues)
             .filter_map(|(index, active)| Some(Ring::new(active?, index, features, interrupt.clone())))
             .collect();
-        let worker =
-            QueueWorker::start("balloon", ThreadKind::Memory, memory, rings, serve).map_err(|error| ActivateError {
-                device: "balloon",
-                reason: error.to_string(),
-            })?;
+        let worker = QueueWorker::start("balloon", ThreadKind::Memory, memory, rings, serve)?;
         self.worker = Some(worker);
         Ok(())
     }

@@ -4,7 +4,6 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_WRITE_ZEROES,
 };
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
-use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
 use super::SECTOR;
 use super::disk::Disk;
@@ -12,7 +11,7 @@ use super::request::{self, MAX_RANGE_SECTORS, MAX_RANGES};
 use crate::jail::ThreadKind;
 use crate::virtio::buffers::copy_config;
 use crate::virtio::device::{ActivateError, Activation, GuestMemory, VirtioDevice};
-use crate::virtio::ring::{Chain, Ring};
+use crate::virtio::ring::{self, Chain, Ring};
 use crate::virtio::worker::QueueWorker;
 
 const QUEUE_SIZES: [u16; 1] = [128];
@@ -70,7 +69,7 @@ impl VirtioDevice for BlkDevice {
     }
 
     fn features(&self) -> u64 {
-        let common = 1 << VIRTIO_RING_F_EVENT_IDX | 1 << VIRTIO_RING_F_INDIRECT_DESC | 1 << VIRTIO_BLK_F_SEG_MAX;
+        let common = ring::FEATURES | 1 << VIRTIO_BLK_F_SEG_MAX;
         if self.disk.bounds().read_only {
             common | 1 << VIRTIO_BLK_F_RO
         } else {
@@ -87,8 +86,7 @@ impl VirtioDevice for BlkDevice {
         let (memory, ring) = Ring::only("blk", activation)?;
         let disk = self.disk.try_clone().map_err(|error| failed(error.to_string()))?;
         let serve = move |memory: &GuestMemory, _queue: u16, chain: Chain<'_>| serve(&disk, memory, chain);
-        let worker = QueueWorker::start("blk", ThreadKind::Block, memory, vec![ring], serve)
-            .map_err(|error| failed(error.to_string()))?;
+        let worker = QueueWorker::start("blk", ThreadKind::Block, memory, vec![ring], serve)?;
         self.worker = Some(worker);
         Ok(())
     }

@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use thiserror::Error;
-use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
 use super::pool::Pool;
 use crate::file_server::{FileServer, ServerMemory};
 use crate::virtio::buffers::copy_config;
 use crate::virtio::device::{ActivateError, Activation, VirtioDevice};
-use crate::virtio::ring::Ring;
+use crate::virtio::ring::{self, Ring};
 
 /// File-system device (virtio 1.2, 5.11.1).
 const DEVICE_TYPE: u32 = 26;
@@ -80,7 +79,7 @@ impl VirtioDevice for FsDevice {
     }
 
     fn features(&self) -> u64 {
-        (1 << VIRTIO_RING_F_EVENT_IDX) | (1 << VIRTIO_RING_F_INDIRECT_DESC)
+        ring::FEATURES
     }
 
     /// `struct virtio_fs_config` (5.11.4): the tag, then the number of request queues.

@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_MEM;
-use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
 use super::pool::Pool;
 use super::request::{self, RESPONSE_BYTES, Response};
 use crate::jail::ThreadKind;
 use crate::virtio::buffers::{Buffers, copy_config};
 use crate::virtio::device::{ActivateError, Activation, GuestMemory, VirtioDevice};
-use crate::virtio::ring::{Chain, Ring};
+use crate::virtio::ring::{self, Chain, Ring};
 use crate::virtio::worker::QueueWorker;
 
 /// Linux has one request under way.
@@ -42,7 +41,7 @@ impl VirtioDevice for MemDevice {
     }
 
     fn features(&self) -> u64 {
-        1 << VIRTIO_RING_F_EVENT_IDX | 1 << VIRTIO_RING_F_INDIRECT_DESC | UNPLUGGED_INACCESSIBLE
+        ring::FEATURES | UNPLUGGED_INACCESSIBLE
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
@@ -58,8 +57,7 @@ impl VirtioDevice for MemDevice {
         let (memory, ring) = Ring::only("mem", activation)?;
         let pool = self.pool.clone();
         let serve = move |memory: &GuestMemory, _queue: u16, chain: Chain<'_>| serve(&pool, memory, chain);
-        let worker = QueueWorker::start("mem", ThreadKind::Memory, memory, vec![ring], serve)
-            .map_err(|error| failed(error.to_string()))?;
+        let worker = QueueWorker::start("mem", ThreadKind::Memory, memory, vec![ring], serve)?;
         self.worker = Some(worker);
         self.pool.set_driver(Some(interrupt));
         Ok(())

@@ -2,11 +2,10 @@
 
 use nix::errno::Errno;
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
-use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
 use super::buffers::{Buffers, Direction};
 use super::device::{ActivateError, Activation, GuestMemory, VirtioDevice};
-use super::ring::{Chain, Ring};
+use super::ring::{self, Chain, Ring};
 use super::worker::QueueWorker;
 use crate::jail::ThreadKind;
 
@@ -38,7 +37,7 @@ impl VirtioDevice for RngDevice {
     }
 
     fn features(&self) -> u64 {
-        1 << VIRTIO_RING_F_EVENT_IDX | 1 << VIRTIO_RING_F_INDIRECT_DESC
+        ring::FEATURES
     }
 
     fn read_config(&self, _offset: u64, data: &mut [u8]) {
@@ -46,10 +45,8 @@ impl VirtioDevice for RngDevice {
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
-        let failed = |reason: String| ActivateError { device: "rng", reason };
         let (memory, ring) = Ring::only("rng", activation)?;
-        let worker = QueueWorker::start("rng", ThreadKind::Block, memory, vec![ring], fill)
-            .map_err(|error| failed(error.to_string()))?;
+        let worker = QueueWorker::start("rng", ThreadKind::Block, memory, vec![ring], fill)?;
         self.worker = Some(worker);
         Ok(())
     }

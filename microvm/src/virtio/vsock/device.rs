@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
 use super::handle::{Mailbox, VsockHandle};
 use super::worker::Worker;
 use crate::jail::{ThreadKind, spawn_worker};
 use crate::virtio::buffers::copy_config;
 use crate::virtio::device::{ActivateError, Activation, VirtioDevice};
-use crate::virtio::ring::Ring;
+use crate::virtio::ring::{self, Ring};
 
 /// Socket device (virtio 1.2, 5.10.1).
 const DEVICE_TYPE: u32 = 19;
@@ -98,7 +97,7 @@ impl VirtioDevice for VsockDevice {
     }
 
     fn features(&self) -> u64 {
-        (1 << VIRTIO_RING_F_EVENT_IDX) | (1 << VIRTIO_RING_F_INDIRECT_DESC)
+        ring::FEATURES
     }
 
     /// `struct virtio_vsock_config` (5.10.4): the guest's context id.
