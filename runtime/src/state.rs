@@ -279,7 +279,8 @@ fn make_folders(path: &Path) -> Result<()> {
     }
 }
 
-fn remove(path: &Path, with: impl Fn(&Path) -> std::io::Result<()>) -> Result<()> {
+/// Removes something that may be gone already.
+pub(crate) fn remove(path: &Path, with: impl Fn(&Path) -> std::io::Result<()>) -> Result<()> {
     match with(path) {
         Err(e) if e.kind() != IoErrorKind::NotFound => Err(Error::io("cannot remove", path, e)),
         _ => Ok(()),

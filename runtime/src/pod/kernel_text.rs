@@ -21,7 +21,7 @@ use super::calls::Pod;
 use crate::config::Config;
 use crate::error::{Error, Result, blocking};
 use crate::rootfs::read_only;
-use crate::state::private_folder;
+use crate::state::{private_folder, remove};
 
 /// Below the state folder; no namespace begins with a dot.
 const FOLDER: &str = ".kernel-text";
@@ -138,17 +138,14 @@ impl Place {
             return Err(self.failed("cannot keep", error));
         }
         if let Err(error) = remove_old(&self.folder, &self.path(), KEPT - 1) {
-            tracing::debug!("old files in {}: {error}", self.folder.display());
+            tracing::debug!("old files stay: {error}");
         }
         self.open()?
             .ok_or_else(|| self.failed("cannot open", ErrorKind::NotFound.into()))
     }
 
     fn remove(&self) -> Result<()> {
-        match std::fs::remove_file(self.path()) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(self.failed("cannot remove", error)),
-            _ => Ok(()),
-        }
+        remove(&self.path(), |p| std::fs::remove_file(p))
     }
 }
 
@@ -161,8 +158,9 @@ fn scratch() -> Result<File> {
 }
 
 /// Removes all but the newest `kept` files, and one; who uses a file goes on using it.
-fn remove_old(folder: &Path, but: &Path, kept: usize) -> std::io::Result<()> {
-    let mut files: Vec<(SystemTime, PathBuf)> = std::fs::read_dir(folder)?
+fn remove_old(folder: &Path, but: &Path, kept: usize) -> Result<()> {
+    let mut files: Vec<(SystemTime, PathBuf)> = std::fs::read_dir(folder)
+        .map_err(|e| Error::io("cannot list", folder, e))?
         .filter_map(|entry| {
             let entry = entry.ok()?;
             Some((entry.metadata().ok()?.modified().ok()?, entry.path()))
@@ -172,10 +170,7 @@ fn remove_old(folder: &Path, but: &Path, kept: usize) -> std::io::Result<()> {
     files.sort();
     let old = files.len().saturating_sub(kept);
     for (_, path) in files.into_iter().take(old) {
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        remove(&path, |p| std::fs::remove_file(p))?;
     }
     Ok(())
 }
