@@ -15,9 +15,8 @@ pub fn set(realtime_ns: u64) -> nix::Result<()> {
 /// Brings the realtime clock to `realtime_ns`; `step` forbids to slew. Returns host minus guest before the correction.
 pub fn sync(realtime_ns: u64, step: bool) -> nix::Result<i64> {
     let now = Duration::from(clock_gettime(ClockId::CLOCK_REALTIME)?);
-    let offset = i128::from(realtime_ns) - i128::try_from(now.as_nanos()).unwrap_or(i128::MAX);
-    let offset_ns = i64::try_from(offset).unwrap_or(if offset < 0 { i64::MIN } else { i64::MAX });
-    if step || u128::from(offset_ns.unsigned_abs()) > MAX_SLEW.as_nanos() {
+    let offset_ns = offset(now, realtime_ns);
+    if step || !is_slewed(offset_ns) {
         // A slew that is still going on aimed at the clock as it was.
         crate::sys::slew_clock(0)?;
         set(realtime_ns)?;
@@ -25,6 +24,16 @@ pub fn sync(realtime_ns: u64, step: bool) -> nix::Result<i64> {
         crate::sys::slew_clock(offset_ns / 1000)?;
     }
     Ok(offset_ns)
+}
+
+/// How far the clock that says `now` is behind one that says `realtime_ns`, nanoseconds.
+fn offset(now: Duration, realtime_ns: u64) -> i64 {
+    let offset = i128::from(realtime_ns) - i128::try_from(now.as_nanos()).unwrap_or(i128::MAX);
+    i64::try_from(offset).unwrap_or(if offset < 0 { i64::MIN } else { i64::MAX })
+}
+
+fn is_slewed(offset_ns: i64) -> bool {
+    u128::from(offset_ns.unsigned_abs()) <= MAX_SLEW.as_nanos()
 }
 
 /// Feeds the kernel's random generator and credits the bytes.
@@ -38,3 +47,7 @@ pub fn add_entropy(bytes: &[u8]) -> std::io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "clock_test.rs"]
+mod clock_test;

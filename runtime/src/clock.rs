@@ -19,10 +19,8 @@ const PERIOD: Duration = Duration::from_secs(30);
 /// The same after an offset above [`NOTICEABLE_NS`] was seen: a slew is going on.
 const PERIOD_WHILE_SLEWING: Duration = Duration::from_secs(5);
 const NOTICEABLE_NS: u64 = 2_000_000;
-/// Failed calls in a row after which nobody is there to listen.
-const MAX_FAILURES: u32 = 10;
 
-/// Runs for as long as the agent answers. To be aborted when the pod ends.
+/// Never ends: to be aborted when the pod does.
 pub(crate) async fn follow(agent: Agent, pod: String) {
     let watch = match StepWatch::new() {
         Ok(watch) => Some(watch),
@@ -32,8 +30,7 @@ pub(crate) async fn follow(agent: Agent, pod: String) {
         }
     };
     let mut period = PERIOD;
-    let mut failures = 0;
-    while failures < MAX_FAILURES {
+    loop {
         let stepped = match &watch {
             Some(watch) => tokio::select! { _ = watch.stepped() => true, _ = tokio::time::sleep(period) => false },
             None => {
@@ -43,7 +40,6 @@ pub(crate) async fn follow(agent: Agent, pod: String) {
         };
         match agent.sync_clock(stepped).await {
             Ok(offset_ns) => {
-                failures = 0;
                 period = if offset_ns.unsigned_abs() > NOTICEABLE_NS {
                     PERIOD_WHILE_SLEWING
                 } else {
@@ -51,10 +47,7 @@ pub(crate) async fn follow(agent: Agent, pod: String) {
                 };
                 tracing::debug!("pod {pod}: the guest's clock was {offset_ns} ns behind (stepped: {stepped})");
             }
-            Err(error) => {
-                failures += 1;
-                tracing::debug!("pod {pod}: the guest's clock cannot be set: {error}");
-            }
+            Err(error) => tracing::debug!("pod {pod}: the guest's clock cannot be set: {error}"),
         }
     }
 }

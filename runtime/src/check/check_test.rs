@@ -127,8 +127,6 @@ fn what_pods_can_do_without_is_a_warning() {
     host.expect("idmap", Verdict::Fail, "5.12");
     host.write("proc/sys/user/max_user_namespaces", b"10\n");
     host.expect("userns", Verdict::Warn, "at most 10");
-    host.remove("sys/fs/cgroup/cgroup.controllers");
-    host.expect("cgroup", Verdict::Warn, "no cgroup v2");
 }
 
 #[test]
@@ -138,6 +136,8 @@ fn what_pods_cannot_do_without_is_a_failure() {
     host.expect("userns", Verdict::Fail, "sysctl");
     host.write("sys/fs/cgroup/cgroup.controllers", b"cpuset io\n");
     host.expect("cgroup", Verdict::Fail, "cpu and memory");
+    host.remove("sys/fs/cgroup/cgroup.controllers");
+    host.expect("cgroup", Verdict::Fail, "no cgroup v2");
     host.write("run/bulkhead", b"a file");
     host.expect("state", Verdict::Fail, "no folder");
 }

@@ -167,10 +167,10 @@ impl Host {
     fn cgroups(&self) -> Finding {
         let controllers = self.text("sys/fs/cgroup/cgroup.controllers");
         if controllers.is_empty() {
-            return warn(
+            return fail(
                 "cgroup",
                 "no cgroup v2 at /sys/fs/cgroup",
-                "boot with systemd.unified_cgroup_hierarchy=1 (cgroup v1 works, but is little tested)",
+                "boot with systemd.unified_cgroup_hierarchy=1",
             );
         }
         let missing: Vec<&str> = ["cpu", "memory"]

@@ -14,6 +14,7 @@ fn an_empty_file_gives_the_defaults() {
 #[test]
 fn the_default_file_may_be_missing_and_a_named_one_may_not() {
     let missing = Path::new("/nonexistent/bulkhead.toml");
+    assert_eq!(Config::read(missing, true).unwrap(), Config::default());
     let error = Config::load(Some(missing)).unwrap_err().to_string();
     assert!(error.contains("/nonexistent/bulkhead.toml"), "{error}");
 }

@@ -173,13 +173,16 @@ impl From<ConfigError> for crate::error::Error {
 impl Config {
     /// Reads the file at `path`, which must exist; `None`: [`DEFAULT_PATH`] if it exists, else the defaults.
     pub fn load(path: Option<&Path>) -> Result<Config, ConfigError> {
-        let file = path.unwrap_or(Path::new(DEFAULT_PATH));
+        Config::read(path.unwrap_or(Path::new(DEFAULT_PATH)), path.is_none())
+    }
+
+    fn read(file: &Path, may_be_missing: bool) -> Result<Config, ConfigError> {
         let read = |cause| ConfigError::Read {
             path: file.to_owned(),
             cause,
         };
         match std::fs::metadata(file) {
-            Err(e) if path.is_none() && e.kind() == std::io::ErrorKind::NotFound => return Ok(Config::default()),
+            Err(e) if may_be_missing && e.kind() == std::io::ErrorKind::NotFound => return Ok(Config::default()),
             Err(e) => return Err(read(e)),
             Ok(metadata) if metadata.len() > MAX_FILE => return Err(ConfigError::TooLarge { path: file.to_owned() }),
             Ok(_) => {}

@@ -65,9 +65,7 @@ fn the_host_s_ids_are_kept_where_that_is_asked_for_and_allowed() {
 /// Needs root, as the shim has.
 #[test]
 fn living_pods_have_different_ids_and_leave_none_behind() {
-    if !nix::unistd::geteuid().is_root() {
-        return;
-    }
+    assert!(nix::unistd::geteuid().is_root(), "this test needs root");
     let parent = tempfile::tempdir().unwrap();
     let config = config(IdMapping::Auto, parent.path());
     let mut undo = Undo::default();
@@ -113,9 +111,7 @@ fn living_pods_have_different_ids_and_leave_none_behind() {
 /// Needs root, as the shim has.
 #[test]
 fn what_user_namespaces_stand_for_has_ranges_of_its_own() {
-    if !nix::unistd::geteuid().is_root() {
-        return;
-    }
+    assert!(nix::unistd::geteuid().is_root(), "this test needs root");
     let parent = tempfile::tempdir().unwrap();
     let config = config(IdMapping::Always, parent.path());
     let mut undo = Undo::default();

@@ -6,13 +6,14 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bulkhead_vmm_control::{Channel, ChannelError, Reply, Request, VmSpec};
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 use tokio::io::{AsyncBufReadExt, BufReader, Interest};
 use tokio::net::unix::pipe;
@@ -58,7 +59,7 @@ impl KillOnDrop {
 impl Drop for KillOnDrop {
     fn drop(&mut self) {
         let Some(process) = self.0.take() else { return };
-        let _ = process.signal(nix::sys::signal::Signal::SIGKILL);
+        let _ = process.signal(Signal::SIGKILL);
         let reaper = std::thread::Builder::new().name("reap".into());
         if let Err(error) = reaper.spawn(move || process.kill(END_TIMEOUT)) {
             tracing::error!("cannot wait for a killed monitor: {error}");
@@ -68,6 +69,7 @@ impl Drop for KillOnDrop {
 
 /// A vmm that has not been told anything yet. Killed when dropped.
 pub(crate) struct Spawned {
+    program: PathBuf,
     outer: KillOnDrop,
     pid: u32,
     channel: Socket,
@@ -110,6 +112,7 @@ impl Spawned {
         set_nonblocking(ours.as_fd()).map_err(|e| spawned(e.into()))?;
         let channel = watch(ours, Interest::READABLE | Interest::WRITABLE).map_err(spawned)?;
         Ok(Spawned {
+            program: program.to_owned(),
             pid: child.id(),
             outer,
             channel,
@@ -129,7 +132,8 @@ impl Spawned {
         let request = Request::Boot(Box::new(spec));
         let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
         if let Err(error) = session::send(&self.channel, &request, &borrowed).await {
-            return Err(failure("the monitor took no request", &outer, &self.tail, error).await);
+            let what = format!("the monitor {} took no request", self.program.display());
+            return Err(failure(&what, &outer, &self.tail, error).await);
         }
         drop(fds);
         let reply = match tokio::time::timeout_at(deadline, session::receive(&self.channel)).await {
@@ -307,6 +311,9 @@ pub(super) fn tail_text(tail: &Tail) -> String {
 pub(super) fn status_text(status: Option<WaitStatus>) -> String {
     match status {
         Some(WaitStatus::Exited(_, code)) => format!("exit status {code}"),
+        Some(WaitStatus::Signaled(_, Signal::SIGKILL, _)) => {
+            "killed by SIGKILL; dmesg says whether the host, or the pod's cgroup, was out of memory".to_owned()
+        }
         Some(WaitStatus::Signaled(_, signal, _)) => format!("killed by {signal}"),
         _ => "exit status unknown".to_owned(),
     }
