@@ -5,7 +5,7 @@
 
 PREFIX  ?= /usr/local
 DESTDIR ?=
-# release: what is installed and tested. dev: quick to build, for the edit loop (`make dist PROFILE=dev`).
+# release: what is installed, shown and measured. dev: quick to build, for tests and the edit loop (`make dist PROFILE=dev`).
 PROFILE ?= release
 TARGET  := x86_64-unknown-linux-gnu
 OUT     := target/$(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
