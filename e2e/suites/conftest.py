@@ -125,6 +125,9 @@ def collected(request, warm, crictl):
     yield found
     if request.config.getoption("--record"):
         found.records.export({case.key() for case, _ in wanted}, RECORDED)
+    # What bears no container's name, such as a socket, is counted after all cases together.
+    if found.left:
+        answers.fail("left behind by the cases of this session:\n" + "\n".join(found.left))
 
 
 def runtime_of(item):

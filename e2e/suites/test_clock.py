@@ -1,8 +1,9 @@
-"""The guest's clock follows the host's: steps forwards and back, and after a pause."""
+"""The guest's clock follows the host's: steps forwards and back, slews, and after a pause."""
 
 import pytest
 
-from harness.answers import Case
+from harness import shell
+from harness.answers import BULKHEAD, Case, fail
 
 # off_by: how many seconds the container's clock is from the host's, once that is at most 2 or 20 s have passed.
 FUNCTIONS = """
@@ -61,3 +62,49 @@ CASES = (
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_beside_runc(case, beside_runc):
     beside_runc(case)
+
+
+# Reads a clock that is printed ten times a second, and is the least late of a hundred; in between the host's clock goes faster by as
+# much as NTP lets it, for a while in which it gains 40 ms.
+SLEW = """
+import ctypes, sys, time
+
+class Timex(ctypes.Structure):
+    _fields_ = [("modes", ctypes.c_uint), ("offset", ctypes.c_long), ("frequency", ctypes.c_long), ("rest", ctypes.c_char * 256)]
+
+def run_faster(ppm):
+    change = Timex(modes=2, frequency=ppm << 16)
+    if ctypes.CDLL(None).adjtimex(ctypes.byref(change)) < 0:
+        sys.exit("the host's clock cannot be changed")
+
+def late():
+    return min(time.time_ns() - int(sys.stdin.readline()) for _ in range(100)) / 1e6
+
+def drain(seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        sys.stdin.readline()
+
+before = late()
+run_faster(450)
+try:
+    drain(90)
+finally:
+    run_faster(0)
+drain(60)
+after = late()
+print("follows" if abs(after - before) < 15 else f"late by {before:.1f} ms and then by {after:.1f} ms")
+"""
+
+
+@pytest.mark.bulkhead
+@pytest.mark.long
+def test_a_slew_of_the_host_s_clock_is_followed(nothing_left):
+    script = """
+    run $DEBIAN $ID python3 -uc 'import time
+while True: print(time.time_ns()); time.sleep(0.1)' 2>/dev/null | python3 -c "$SLEW"
+    ctr task kill -s KILL $ID 2>/dev/null; for ((n = 0; n < 100; n++)); do ctr task ls | grep -q "^$ID " || break; sleep 0.1; done
+    """
+    answer, _ = shell.bash(script, {**BULKHEAD, "ID": "clock-slewed", "SLEW": SLEW}, 300)
+    if answer.stdout != "follows\n":
+        fail(str(answer))
