@@ -6,6 +6,7 @@ import pytest
 
 from harness import shell
 from harness.answers import BULKHEAD, Case
+from test_cri import FUNCTIONS
 
 # A pod without limits begins with 512 MiB.
 TOUCH = "dd if=/dev/zero of=/dev/null bs={0}M count=1 2>/dev/null && echo touched {0}"
@@ -25,6 +26,21 @@ CASES = (
         f"run --cpu-quota 100000 --memory-limit 100000000 {LANGUAGES} sh -c '{ASK}'",
         stdout="gomaxprocs=1\n1 1 5\n1\n1",
     ),
+    # The kernel's own share of a machine grows with it, and above 4 GiB of addresses it has more.
+    Case("size-a-limit-can-be-used", f"run --memory-limit 1073741824 $BUSYBOX $ID sh -c '{TOUCH.format(970)}'", stdout="touched 970"),
+    Case("size-a-large-limit-can-be-used", f"run --memory-limit 3221225472 $BUSYBOX $ID sh -c '{TOUCH.format(2900)}'", stdout="touched 2900"),
+    Case(
+        "size-of-a-pod-with-containers-without-limits",
+        FUNCTIONS
+        + f"""
+        pod '{{"resources": {{"memory_limit_in_bytes": 67108864, "cpu_quota": 20000, "cpu_period": 100000}}}}'
+        MORE='{{"linux": {{"resources": {{"memory_limit_in_bytes": 67108864, "cpu_quota": 20000, "cpu_period": 100000}}}}}}' \\
+            container side docker.io/bulkhead/busybox:latest sleep 1000
+        container main docker.io/bulkhead/busybox:latest sh -c '{TOUCH.format(700)}'
+        for ((i = 0; i < 5; i++)); do exited $main; done >/dev/null; state $main; crictl logs $main; crictl exec -s $side cat /sys/fs/cgroup/memory.max; away""",
+        stdout="CONTAINER_EXITED\n0\nCompleted\ntouched 700\n67108864",
+        timeout=300,
+    ),
     Case("size-one-program-grows-it", f"run $BUSYBOX $ID sh -c '{TOUCH.format(1024)}'", stdout="touched 1024"),
     Case(
         "size-four-programs-grow-it",
@@ -37,9 +53,14 @@ CASES = (
         stdout="943718400",
     ),
     Case(
+        "size-a-tmpfs-without-a-size",
+        "run --mount type=tmpfs,src=tmpfs,dst=/t,options=rw $BUSYBOX $ID sh -c 'dd if=/dev/zero of=/t/x bs=1M count=700 2>/dev/null; stat -c %s /t/x'",
+        stdout="734003200",
+    ),
+    Case(
         "size-page-cache-gives-way",
-        "mkdir -m 755 $W/v && truncate -s 640M $W/v/large && chmod 755 $W && run --mount type=bind,src=$W/v,dst=/v,options=rbind:ro $BUSYBOX $ID sh -c 'cat /v/large | wc -c; " + TOUCH.format(400) + "'",
-        stdout="671088640\ntouched 400",
+        "mkdir -m 755 $W/v && truncate -s 520M $W/v/large && chmod 755 $W && run --mount type=bind,src=$W/v,dst=/v,options=rbind:ro $BUSYBOX $ID sh -c 'cat /v/large | wc -c; " + TOUCH.format(400) + "'",
+        stdout="545259520\ntouched 400",
         timeout=400,
     ),
     Case(
@@ -111,6 +132,74 @@ def test_pods_that_stay_have_the_text_of_their_kernel_in_common(nothing_left):
         timeout=240,
     )
     assert answer.stdout == "0 1 1 \n1 1 1 \n1 2 1 \n", answer
+
+
+@pytest.mark.bulkhead
+def test_memory_is_what_the_pod_was_given_at_the_first_look(nothing_left):
+    answer = run("run --memory-limit 268435456 $BUSYBOX $ID awk '/^MemTotal:/ {print int($2 / 1024)}' /proc/meminfo", "first-look")
+    assert re.fullmatch(r"\d+\n", answer.stdout) and 256 <= int(answer.stdout) < 256 + 64, answer
+
+
+@pytest.mark.bulkhead
+def test_a_machine_grows_and_shrinks_with_its_limit(nothing_left):
+    """The guest's memory and the limit on the host, as made, with a higher limit and with the first one again."""
+    answer = run(
+        """
+        docker run -d --network none --name $ID --runtime $DRT --memory 64m bulkhead/busybox sleep 1000 >/dev/null
+        group=$(find /sys/fs/cgroup -type d -name "*$(docker inspect -f '{{.Id}}' $ID)*")
+        look() { echo $(docker exec $ID awk '/^MemTotal:/ {print int($2 / 1024)}' /proc/meminfo) $(($(cat $group/memory.max) >> 20)); }
+        look
+        docker update --memory 1g --memory-swap 1g $ID >/dev/null; look
+        docker update --memory 64m --memory-swap 64m $ID >/dev/null; look
+        docker rm -f $ID >/dev/null""",
+        "follows",
+    )
+    found = [[int(number) for number in line.split()] for line in answer.stdout.splitlines()]
+    assert len(found) == 3, answer
+    (first, first_host), (grown, grown_host), (last, last_host) = found
+    # What describes the pages that were added lies in them.
+    assert 64 <= first < 128 and grown >= first + 960 - 16 and last < first + 16, answer
+    assert grown_host >= grown and first_host <= last_host < first_host + 64, answer
+
+
+@pytest.mark.bulkhead
+def test_a_quota_of_a_pod_s_container_acts_on_the_host_too(nothing_left, crictl):
+    answer = run(
+        FUNCTIONS
+        + """
+        limits='{"resources": {"cpu_quota": 20000, "cpu_period": 100000}}'
+        pod "$(jq -c '. + {cgroup_parent: "/size-quota"}' <<<"$limits")"
+        group=$(find /sys/fs/cgroup/size-quota -type d -name "*$POD*" | head -n 1)
+        MORE="{\\"linux\\": $limits}" container main docker.io/bulkhead/busybox:latest sleep 1000
+        look() { echo $(crictl exec -s $main cat /sys/fs/cgroup/cpu.max) - $(cat $group/cpu.max); }
+        look
+        crictl update --cpu-quota 50000 $main >/dev/null; look
+        crictl update --cpu-quota 10000 $main >/dev/null; look
+        away; rmdir /sys/fs/cgroup/size-quota""",
+        "quota",
+    )
+    wanted = [f"{quota} 100000 - {quota} 100000" for quota in (20000, 50000, 10000)]
+    assert answer.stdout.splitlines() == wanted, answer
+
+
+@pytest.mark.bulkhead
+def test_a_higher_quota_brings_cpus_to_a_running_pod(nothing_left, crictl):
+    """The host has one CPU and is made to say four."""
+    answer = run(
+        FUNCTIONS
+        + """
+        echo 0-3 >$W/online && mount --bind $W/online /sys/devices/system/cpu/online && trap 'umount /sys/devices/system/cpu/online' EXIT
+        limits='{"resources": {"cpu_quota": 90000, "cpu_period": 100000}}'
+        pod "$limits"; MORE="{\\"linux\\": $limits}" container main docker.io/bulkhead/busybox:latest sleep 1000
+        look() { echo $(crictl exec -s $main sh -c 'nproc; grep -c ^processor /proc/cpuinfo'); }
+        look
+        crictl update --cpu-quota 250000 $main >/dev/null; look
+        crictl update --cpu-quota 50000 $main >/dev/null; look
+        away""",
+        "more-cpus",
+        timeout=300,
+    )
+    assert answer.stdout == "1 1\n3 3\n3 3\n", answer
 
 
 @pytest.mark.bulkhead

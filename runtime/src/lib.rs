@@ -16,6 +16,7 @@ pub mod state;
 mod agent_client;
 mod cgroup;
 mod clock;
+mod cpus;
 mod identity;
 mod pidfd;
 mod rootfs;

@@ -13,9 +13,7 @@ use containerd_shim_protos::sandbox_api::CreateSandboxRequest;
 use protobuf::Message;
 use protobuf::well_known_types::any::Any;
 
-use crate::messages::cri::{
-    DNSConfig, LinuxContainerResources, LinuxPodSandboxConfig, NamespaceMode, PodSandboxConfig,
-};
+use crate::messages::cri::{DNSConfig, LinuxPodSandboxConfig, NamespaceMode, PodSandboxConfig};
 
 /// Longest host name that Linux takes, bytes.
 const MAX_HOSTNAME: usize = 64;
@@ -130,20 +128,17 @@ fn ids(linux: &LinuxPodSandboxConfig) -> GuestIds {
     ids
 }
 
-/// The kubelet's sums over the pod's containers, with the RuntimeClass's overhead.
+/// The kubelet's sums over the pod's containers. The RuntimeClass's overhead is for what the machine needs besides, which is added by
+/// the runtime's own sums.
 fn resources(linux: &LinuxPodSandboxConfig) -> PodResources {
     let sums = linux.resources.get_or_default();
-    let overhead = linux.overhead.get_or_default();
     let positive = |value: i64| u64::try_from(value).ok().filter(|value| *value > 0);
-    let total = |field: fn(&LinuxContainerResources) -> i64| {
-        positive(field(sums)).map(|value| value.saturating_add(positive(field(overhead)).unwrap_or_default()))
-    };
     let text = |value: &str| (!value.is_empty()).then(|| value.to_owned());
     PodResources {
-        memory_bytes: total(|r| r.memory_limit_in_bytes),
-        cpu_quota_us: total(|r| r.cpu_quota),
+        memory_bytes: positive(sums.memory_limit_in_bytes),
+        cpu_quota_us: positive(sums.cpu_quota),
         cpu_period_us: positive(sums.cpu_period),
-        cpu_shares: total(|r| r.cpu_shares),
+        cpu_shares: positive(sums.cpu_shares),
         cpuset_cpus: text(&sums.cpuset_cpus),
         cpuset_mems: text(&sums.cpuset_mems),
         block_io: None,

@@ -1,7 +1,9 @@
 use containerd_shim_protos::protobuf::MessageField;
 
 use super::*;
-use crate::messages::cri::{IDMapping, Int64Value, LinuxSandboxSecurityContext, NamespaceOption, UserNamespace};
+use crate::messages::cri::{
+    IDMapping, Int64Value, LinuxContainerResources, LinuxSandboxSecurityContext, NamespaceOption, UserNamespace,
+};
 
 fn request(config: &PodSandboxConfig) -> CreateSandboxRequest {
     CreateSandboxRequest {
@@ -50,7 +52,7 @@ fn a_pods_settings_reach_its_spec() {
     );
     assert_eq!(spec.network_namespace, Some(PathBuf::from("/var/run/netns/cni-1")));
     assert_eq!(spec.cgroup_path.as_deref(), Some("/kubepods/burstable/pod1/s1"));
-    assert_eq!(spec.resources.memory_bytes, Some((1 << 30) + (1 << 20)));
+    assert_eq!(spec.resources.memory_bytes, Some(1 << 30));
     assert_eq!(
         (spec.resources.cpu_quota_us, spec.resources.cpu_period_us),
         (Some(50_000), Some(100_000))

@@ -10,10 +10,11 @@ const ROOT: &str = "root=/dev/pmem0 rootfstype=erofs rootflags=dax=always ro ini
 /// How the machine behaves: the serial port is the console; a panic resets at once through ACPI, which the monitor sees;
 /// kvm-clock needs no watchdog; one serial port and no others to probe; one PCI bus; no network interface and no compressed disk that
 /// nobody asked for; locks are not patched by the number of CPUs; every page that the boot has left goes back to the host, until the
-/// agent is content with large pieces; RCU asks the few CPUs for their word and does not wait for it (mounting, making cgroups).
+/// agent is content with large pieces; RCU asks the few CPUs for their word and does not wait for it (mounting, making cgroups); no
+/// 64 MiB of bounce buffers where memory lies above 4 GiB, which no device needs.
 const MACHINE: &str = "console=ttyS0 panic=-1 tsc=reliable no_timer_check 8250.nr_uarts=1 pci=lastbus=0 \
                        random.trust_cpu=on nomodule dummy.numdummies=0 zram.num_devices=0 \
-                       noreplace-smp page_reporting.page_reporting_order=0 rcupdate.rcu_expedited=1";
+                       noreplace-smp page_reporting.page_reporting_order=0 rcupdate.rcu_expedited=1 swiotlb=noforce";
 
 /// Only emergencies reach the console: every byte is an exit. A panic raises the level by itself.
 const QUIET: &str = "loglevel=1";

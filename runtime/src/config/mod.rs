@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use thiserror::Error;
 
+use crate::cpus::host_cpus;
+
 /// Read when no other path is given; may be missing.
 pub const DEFAULT_PATH: &str = "/etc/bulkhead/bulkhead.toml";
 
@@ -263,11 +265,6 @@ impl Config {
         }
         Ok(())
     }
-}
-
-/// CPUs that are there for pods; at least 1.
-pub(crate) fn host_cpus() -> u32 {
-    std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX))
 }
 
 /// A file of the installation that the running program belongs to: `PREFIX/relative` for a program in `PREFIX/bin`.

@@ -131,7 +131,7 @@ async fn launch(
     undo.append(early);
     let (share, identity) = (ground.share(), ground.identity());
     let volumes = Arc::new(SharedVolumes::new(&share));
-    let sizes = Sizes::new(ground.size(), spec.cgroup_path.clone(), config);
+    let sizes = Sizes::new(ground.size(), &spec, config);
     let deadline = Instant::now() + config.boot_timeout();
     let machine = async {
         let machine = ground.start(&spec, config, undo).await.map_err(failed)?;

@@ -537,7 +537,7 @@ impl Pod {
         self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn map(&self) -> MutexGuard<'_, BTreeMap<String, Option<Arc<Container>>>> {
+    pub(super) fn map(&self) -> MutexGuard<'_, BTreeMap<String, Option<Arc<Container>>>> {
         self.containers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -11,6 +11,7 @@ use bulkhead_vmm_control::{OWN_ROOTFS, READY_ROOTFS};
 use serde_json::Value;
 
 use super::calls::{Pod, Reservation, SIGKILL};
+use super::demand::Demand;
 use super::disks::{self, OpenDisk, Taken};
 use super::hooks::Hooks;
 use super::machine::set_oom_score;
@@ -154,8 +155,6 @@ pub(super) struct Container {
     frozen: AtomicBool,
     oom_score_adj: Option<i32>,
     pub(super) host_limits: HostLimits,
-    /// Bytes; `None`: none.
-    memory_limit: Mutex<Option<u64>>,
     /// As in [`Mounted`].
     owners: Option<FileMap>,
     /// Path of the user namespace that its specification has.
@@ -224,14 +223,6 @@ impl Container {
 
     pub(super) fn remove_exec(&self, exec_id: &str) {
         self.execs().remove(exec_id);
-    }
-
-    pub(super) fn memory_limit(&self) -> Option<u64> {
-        *self.memory_limit.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn set_memory_limit(&self, limit: Option<u64>) {
-        *self.memory_limit.lock().unwrap_or_else(PoisonError::into_inner) = limit;
     }
 
     pub(super) fn is_frozen(&self) -> bool {
@@ -318,7 +309,7 @@ impl Pod {
         disks: Taken,
     ) -> Result<Container> {
         let id = prepared.id.clone();
-        let spec = std::mem::take(&mut prepared.mounted.spec);
+        let mut spec = std::mem::take(&mut prepared.mounted.spec);
         let hooks = Hooks::of(&spec, id.as_str(), &prepared.bundle)?;
         let placed = self.identity.placed();
         if !placed.is_empty() {
@@ -334,11 +325,16 @@ impl Pod {
             .pointer("/process/oomScoreAdj")
             .and_then(Value::as_i64)
             .and_then(|n| i32::try_from(n).ok());
-        let memory_limit = spec
-            .pointer("/linux/resources/memory/limit")
-            .and_then(Value::as_u64)
-            .filter(|limit| *limit > 0);
+        // That of a sandbox limits its pause process, and the pod by its annotations.
+        let demand = (!sandbox).then(|| Demand::of(spec.pointer("/linux/resources")));
         let user_namespace = spec::user_namespace(&spec).map(str::to_owned);
+        if let Some(demand) = demand {
+            let made = self.make_room_for(&id, demand).await;
+            made.map_err(|e| e.context(format!("container {id}")))?;
+        }
+        if let Some(most) = self.grows_to().await {
+            spec::size_tmpfs(&mut spec, most);
+        }
         let guest_spec = spec::for_guest(spec, &id, self, limits)?;
         let size = guest_spec.console_size;
         let init = Arc::new(Process::new(id.as_str(), None, prepared.stdio.clone(), size));
@@ -374,7 +370,6 @@ impl Pod {
             frozen: AtomicBool::new(false),
             oom_score_adj: score.filter(|_| !sandbox),
             host_limits: limits,
-            memory_limit: Mutex::new(memory_limit),
             owners: prepared.mounted.owners.take(),
             user_namespace,
             disks,

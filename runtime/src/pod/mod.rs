@@ -10,6 +10,7 @@
 mod boot;
 mod calls;
 mod container;
+mod demand;
 mod disks;
 mod hooks;
 mod kernel_text;

@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::pod::boot::{Parts, assemble};
 use crate::pod::calls::{KILL_MOST, KILL_PATIENCE};
 use crate::pod::resize::Sizes;
-use crate::pod::sizing::Size;
+use crate::pod::sizing::{Fixed, Size};
 use crate::pod::types::{PodResources, PodSpec};
 use crate::pod::{Pod, Status};
 use crate::vmm_client::vmm_test::machine;
@@ -31,6 +31,11 @@ const SIZE: Size = Size {
     memory_mib: 64,
     max_memory_mib: 64,
     grows: false,
+    growth_mib: 64,
+    fixed: Fixed {
+        vcpus: false,
+        memory: false,
+    },
     host_memory_bytes: None,
 };
 
@@ -70,12 +75,13 @@ impl Fake {
             ids: GuestIds::default(),
             annotations: HashMap::new(),
         };
+        let sizes = Sizes::new(SIZE, &spec, &Config::default());
         let parts = Parts {
             spec,
             share: "/nonexistent".into(),
             volumes: Arc::new(SharedVolumes::new("/nonexistent".as_ref())),
             identity: Arc::new(Identity::HOST),
-            sizes: Sizes::new(SIZE, None, &Config::default()),
+            sizes,
             has_first: true,
         };
         let (pod, events) = assemble(vmm, agent, Undo::default(), parts);
@@ -100,7 +106,6 @@ impl Fake {
             frozen: AtomicBool::new(false),
             oom_score_adj: None,
             host_limits: HostLimits::OfThePod,
-            memory_limit: Mutex::default(),
             owners: None,
             user_namespace: None,
             disks: Default::default(),

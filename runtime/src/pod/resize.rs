@@ -3,6 +3,8 @@
 //! More comes before it is promised and less is promised before it goes: first the host's cgroup, the machine and its CPUs, then the
 //! container's own limits in the guest; downwards the other way round.
 
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
@@ -11,15 +13,18 @@ use tokio::time::Instant;
 
 use super::calls::Pod;
 use super::container::Container;
-use super::sizing::{MIB, Size, host_memory, vcpus_of_quota};
+use super::demand::{Demand, Quota};
+use super::sizing::{MIB, Size, host_memory, vcpus_of, with_guest_overhead};
 use super::spec_input::resources_of;
-use super::types::{PodResources, Status};
+use super::types::{PodResources, PodSpec, Status};
 use crate::cgroup::{self, Lifted, Limits};
-use crate::config::{Config, host_cpus};
+use crate::config::Config;
+use crate::cpus::host_cpus;
 use crate::error::{Error, Result, blocking};
+use crate::ids::ContainerId;
 use crate::spec::{self, HostLimits};
 
-/// How long a guest may take to use memory that was plugged, before a limit that needs it is refused.
+/// How long a guest may take to use more of the memory that was plugged, before a limit that needs it is refused.
 const PLUG_PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
 /// How long a guest that gives memory back may make no progress until that is all that it gives.
 const UNPLUG_PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
@@ -39,10 +44,13 @@ struct Now {
     vcpus: u8,
     /// What the guest was told last that it shall have.
     memory_mib: u32,
-    /// What the limits of the containers need, MiB: less than the machine began with, or more than it can have.
-    needed_mib: u64,
-    /// Limit of the host cgroup, bytes; `None`: none.
+    /// What its containers may have; those that are gone, too, until the next look.
+    demands: BTreeMap<String, Demand>,
+    /// Limits of the host cgroup; `None`: none.
     host_memory_bytes: Option<u64>,
+    host_quota: Option<Quota>,
+    /// Host CPUs that it may run on, as a list.
+    cpuset: Option<String>,
     /// It grows by itself.
     grows: bool,
     /// The device that memory is plugged by has been found by the guest.
@@ -50,37 +58,41 @@ struct Now {
 }
 
 impl Sizes {
-    pub(super) fn new(size: Size, cgroup: Option<String>, config: &Config) -> Sizes {
+    pub(super) fn new(size: Size, spec: &PodSpec, config: &Config) -> Sizes {
+        let resources = &spec.resources;
         Sizes {
-            cgroup,
+            cgroup: spec.cgroup_path.clone(),
             config: config.clone(),
             most: size,
             now: Mutex::new(Now {
                 vcpus: size.vcpus,
                 memory_mib: size.memory_mib,
-                needed_mib: size.memory_mib.into(),
+                demands: BTreeMap::new(),
                 host_memory_bytes: size.host_memory_bytes,
+                host_quota: resources.cpu_quota_us.map(|us| Quota::new(us, resources.cpu_period_us)),
+                cpuset: resources.cpuset_cpus.clone(),
                 grows: size.grows,
                 has_device: false,
             }),
         }
     }
 
-    /// Memory of the machine, MiB, when its containers need so much: it never has less than at first.
-    fn machine_for(&self, needed_mib: u64) -> u32 {
-        let needed = u32::try_from(needed_mib).unwrap_or(u32::MAX);
+    /// Memory of the machine, MiB, when its containers may have so much: it never has less than at first.
+    fn machine_for(&self, containers_mib: u64) -> u32 {
+        let needed = with_guest_overhead(containers_mib, &self.config);
+        let needed = u32::try_from(needed).unwrap_or(u32::MAX);
         needed.min(self.most.max_memory_mib).max(self.most.memory_mib)
     }
-}
 
-impl Now {
-    /// What the containers need, MiB, once the limit of one is `after` instead of `before`; `None`: as much as now.
-    fn needed_for(&self, before: Option<u64>, after: Option<Option<u64>>) -> Option<u64> {
-        if self.grows {
-            return None;
-        }
-        let (before, after) = (before?.div_ceil(MIB), after??.div_ceil(MIB));
-        Some(self.needed_mib.saturating_add(after).saturating_sub(before))
+    /// vCPUs for that much CPU time on those of the host's CPUs.
+    fn vcpus_for(&self, quota: Option<Quota>, cpuset: Option<&String>) -> u64 {
+        let resources = PodResources {
+            cpu_quota_us: quota.map(|quota| quota.us),
+            cpu_period_us: quota.map(|quota| quota.period_us),
+            cpuset_cpus: cpuset.cloned(),
+            ..PodResources::default()
+        };
+        vcpus_of(&resources, &self.config, host_cpus().into())
     }
 }
 
@@ -94,7 +106,7 @@ impl Pod {
     }
 
     async fn ask_to_grow(&self, now: &Now) {
-        let left = u64::from(self.sizes.most.max_memory_mib.saturating_sub(now.memory_mib)) * MIB;
+        let left = u64::from(self.sizes.most.growth_mib.saturating_sub(now.memory_mib)) * MIB;
         let asked = self.vmm.unless_ended(self.agent.grow_memory(left)).await;
         if let Err(error) = asked
             && self.vmm.end().is_none()
@@ -113,7 +125,7 @@ impl Pod {
             let more = u32::try_from(bytes.div_ceil(MIB)).unwrap_or(u32::MAX);
             let wanted = self.guest_memory().await?.saturating_add(more);
             // What it was told and did not take yet it is told again.
-            let wanted = wanted.min(self.sizes.most.max_memory_mib).max(now.memory_mib);
+            let wanted = wanted.min(self.sizes.most.growth_mib).max(now.memory_mib);
             let before = now.memory_mib;
             self.resize_memory(&mut now, wanted).await?;
             if wanted > before {
@@ -152,6 +164,72 @@ impl Pod {
         Ok(())
     }
 
+    /// Gives the machine and its host cgroup what a container needs that is about to be created: all but the first came later than the
+    /// pod's size, and of those with a limit alone the sums of Kubernetes tell.
+    pub(super) async fn make_room_for(&self, id: &ContainerId, demand: Demand) -> Result<()> {
+        let mut now = self.sizes.now.lock().await;
+        now.demands.insert(id.to_string(), demand);
+        let all = self.demand_of_all(&mut now);
+        self.make_room_for_cpus(&mut now, all.cpu).await?;
+        self.make_room_for_memory(&mut now, all.memory_mib).await
+    }
+
+    /// Bytes that the guest's memory can become; `None`: it does not grow by itself.
+    pub(super) async fn grows_to(&self) -> Option<u64> {
+        let grows = self.sizes.now.lock().await.grows;
+        grows.then(|| u64::from(self.sizes.most.growth_mib) * MIB)
+    }
+
+    /// Of the containers that there are or are being created. One that has ended needs nothing, and those that are gone are forgotten.
+    fn demand_of_all(&self, now: &mut Now) -> Demand {
+        let containers = self.map();
+        now.demands.retain(|id, _| containers.contains_key(id));
+        let has_ended = |id: &str| {
+            let container = containers.get(id).and_then(Option::as_ref);
+            container.is_some_and(|container| container.init.status() == Status::Stopped)
+        };
+        Demand::of_all(
+            now.demands
+                .iter()
+                .filter(|(id, _)| !has_ended(id))
+                .map(|(_, demand)| *demand),
+        )
+    }
+
+    async fn make_room_for_cpus(&self, now: &mut Now, quota: Option<Quota>) -> Result<()> {
+        if !self.sizes.most.fixed.vcpus {
+            let wanted = self.sizes.vcpus_for(quota, now.cpuset.as_ref());
+            self.add_vcpus(now, wanted).await?;
+        }
+        let is_more = match (quota, now.host_quota) {
+            (Some(quota), Some(had)) => quota.compared(had) == Ordering::Greater,
+            (None, Some(_)) => true,
+            (_, None) => false,
+        };
+        if is_more {
+            self.limit_host_cpus(now, quota).await?;
+        }
+        Ok(())
+    }
+
+    async fn make_room_for_memory(&self, now: &mut Now, memory_mib: Option<u64>) -> Result<()> {
+        if now.grows || self.sizes.most.fixed.memory {
+            return Ok(());
+        }
+        let Some(memory_mib) = memory_mib else {
+            // Without a limit on the host first, where it would be ended when it grew.
+            now.host_memory_bytes = None;
+            self.limit_host_memory(now).await?;
+            now.grows = true;
+            self.ask_to_grow(now).await;
+            return Ok(());
+        };
+        match self.sizes.machine_for(memory_mib) {
+            target if target > now.memory_mib => self.raise(now, target).await,
+            _ => Ok(()),
+        }
+    }
+
     /// Changes limits of a container. `resources`: OCI "linux.resources" as JSON; what it does not name stays.
     pub async fn update(&self, container: &str, resources: &[u8]) -> Result<()> {
         let container = self.container(container)?;
@@ -161,49 +239,56 @@ impl Pod {
         }
         let mut asked: Map<String, Value> = serde_json::from_slice(resources)
             .map_err(|e| Error::invalid(format!("{name}: the limits are no JSON object")).caused_by(e))?;
-        let limits = resources_of(&Value::Object(asked.clone())).map_err(|e| e.context(name.clone()))?;
-        let memory = memory_limit(&asked);
-        let quota = asked.get("cpu").and_then(|cpu| cpu.get("quota")?.as_i64());
-        let lifts_quota = quota.is_some_and(|quota| quota < 0);
+        let whole = Value::Object(asked.clone());
+        let limits = resources_of(&whole).map_err(|e| e.context(name.clone()))?;
         spec::drop_host_resources(&mut asked, &container.id, container.host_limits)?;
         let json = serde_json::to_vec(&asked).map_err(|e| Error::internal(name.clone()).caused_by(e))?;
         let mut now = self.sizes.now.lock().await;
-        self.add_vcpus(&mut now, &limits, lifts_quota)
-            .await
-            .map_err(|e| e.context(name.clone()))?;
-        let (had, needed) = (now.memory_mib, now.needed_for(container.memory_limit(), memory));
-        let target = needed.map(|needed| self.sizes.machine_for(needed));
+        let had = now.memory_mib;
+        let id = container.id.to_string();
+        let before = now.demands.get(&id).copied();
+        if let Some(before) = before {
+            now.demands.insert(id.clone(), before.updated(&whole));
+        }
+        let all = self.demand_of_all(&mut now);
+        if let (HostLimits::OfThePod, Some(cpus)) = (container.host_limits, &limits.cpuset_cpus) {
+            now.cpuset = Some(cpus.clone());
+        }
         let updated = async {
-            if let Some(target) = target.filter(|target| *target > had) {
-                self.raise(&mut now, target)
-                    .await
-                    .map_err(|e| e.context(name.clone()))?;
-            }
+            let room = async {
+                self.make_room_for_cpus(&mut now, all.cpu).await?;
+                self.make_room_for_memory(&mut now, all.memory_mib).await
+            };
+            room.await.map_err(|e| e.context(name.clone()))?;
             self.vmm
                 .unless_ended(self.agent.update(container.id.as_str(), json))
                 .await
         };
         let updated: Result<()> = updated.await;
         if let Err(error) = updated {
-            if now.memory_mib > had {
+            if let Some(before) = before {
+                now.demands.insert(id, before);
+            }
+            if now.memory_mib > had && !now.grows {
                 self.lower(&mut now, had).await;
             }
             return Err(error);
         }
-        if let Some(memory) = memory {
-            container.set_memory_limit(memory);
+        self.take_what_nobody_needs(&mut now, all, had).await?;
+        self.limit_on_host(&container, limits).await
+    }
+
+    /// What a limit that was lowered leaves to the host. vCPUs stay.
+    async fn take_what_nobody_needs(&self, now: &mut Now, all: Demand, had_mib: u32) -> Result<()> {
+        let target = all.memory_mib.filter(|_| !now.grows);
+        if let Some(target) = target
+            .map(|mib| self.sizes.machine_for(mib))
+            .filter(|mib| *mib < had_mib)
+        {
+            self.lower(now, target).await;
         }
-        if let Some(needed) = needed {
-            now.needed_mib = needed;
-        }
-        if let Some(target) = target.filter(|target| *target < had) {
-            self.lower(&mut now, target).await;
-        }
-        self.limit_on_host(&container, limits, memory, lifts_quota).await?;
-        // A pod whose limit on the host stays would be ended there when it grew.
-        if memory == Some(None) && !now.grows && container.host_limits == HostLimits::OfThePod {
-            (now.grows, now.host_memory_bytes) = (true, None);
-            self.ask_to_grow(&now).await;
+        if all.cpu.is_some() && all.cpu != now.host_quota {
+            self.limit_host_cpus(now, all.cpu).await?;
         }
         Ok(())
     }
@@ -216,15 +301,19 @@ impl Pod {
             self.limit_host_memory(now).await?;
         }
         self.resize_memory(now, target).await?;
-        let deadline = Instant::now() + PLUG_PATIENCE;
+        let (mut most, mut deadline) = (0, Instant::now());
         loop {
             let has = self.guest_memory().await?;
             if has >= target {
                 return Ok(());
             }
+            if has > most {
+                most = has;
+                deadline = Instant::now() + PLUG_PATIENCE;
+            }
             if Instant::now() >= deadline {
                 return Err(Error::timeout(format!(
-                    "the guest uses {has} MiB of {target} MiB of memory after {} s",
+                    "the guest uses {has} MiB of {target} MiB of memory, and for {} s no more",
                     PLUG_PATIENCE.as_secs()
                 )));
             }
@@ -267,15 +356,8 @@ impl Pod {
         }
     }
 
-    /// What there is stays when a quota is lowered.
-    async fn add_vcpus(&self, now: &mut Now, limits: &PodResources, lifts_quota: bool) -> Result<()> {
+    async fn add_vcpus(&self, now: &mut Now, wanted: u64) -> Result<()> {
         let most = self.sizes.most.max_vcpus;
-        let wanted = match limits.cpu_quota_us {
-            // As when it is made: a quota above the host's CPUs means all of them.
-            Some(quota) => vcpus_of_quota(quota, limits.cpu_period_us).clamp(1, host_cpus().into()),
-            None if lifts_quota => self.sizes.config.default_vcpus().min(u32::from(most)).into(),
-            None => return Ok(()),
-        };
         if wanted > u64::from(most) {
             return Err(Error::invalid(format!(
                 "a quota of {wanted} CPUs is asked for, the pod can have at most {most} (max_vcpus in the config file, and the host's CPUs)"
@@ -295,30 +377,46 @@ impl Pod {
         let limits = Limits {
             resources: PodResources::default(),
             memory_bytes: now.host_memory_bytes,
-            lifted: Lifted::default(),
+            lifted: Lifted {
+                memory: now.host_memory_bytes.is_none(),
+                cpu_quota: false,
+            },
         };
         self.change_host_cgroup(limits).await
     }
 
+    async fn limit_host_cpus(&self, now: &mut Now, quota: Option<Quota>) -> Result<()> {
+        let limits = Limits {
+            resources: PodResources {
+                cpu_quota_us: quota.map(|quota| quota.us),
+                cpu_period_us: quota.map(|quota| quota.period_us),
+                ..PodResources::default()
+            },
+            memory_bytes: None,
+            lifted: Lifted {
+                memory: false,
+                cpu_quota: quota.is_none(),
+            },
+        };
+        self.change_host_cgroup(limits).await?;
+        now.host_quota = quota;
+        Ok(())
+    }
+
     /// What acts on the host alone.
-    async fn limit_on_host(
-        &self,
-        container: &Arc<Container>,
-        limits: PodResources,
-        memory: Option<Option<u64>>,
-        lifts_quota: bool,
-    ) -> Result<()> {
+    async fn limit_on_host(&self, container: &Arc<Container>, limits: PodResources) -> Result<()> {
         if container.host_limits != HostLimits::OfThePod {
             return Ok(());
         }
-        let lifted = Lifted {
-            memory: memory == Some(None),
-            cpu_quota: lifts_quota,
+        let resources = PodResources {
+            memory_bytes: None,
+            cpu_quota_us: None,
+            cpu_period_us: None,
+            ..limits
         };
         self.change_host_cgroup(Limits {
-            resources: limits,
-            memory_bytes: None,
-            lifted,
+            resources,
+            ..Limits::default()
         })
         .await
     }
@@ -328,14 +426,6 @@ impl Pod {
             return Ok(());
         };
         blocking("changing the pod's limits", move || cgroup::change(&path, &limits)).await
-    }
-}
-
-/// The memory limit that an update sets: `None`: none is named; `Some(None)`: it is taken away.
-fn memory_limit(asked: &Map<String, Value>) -> Option<Option<u64>> {
-    match asked.get("memory")?.get("limit")?.as_i64()? {
-        0 => None,
-        limit => Some(u64::try_from(limit).ok()),
     }
 }
 

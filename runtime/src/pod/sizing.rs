@@ -6,8 +6,10 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use super::demand::Quota;
 use super::types::{PodResources, PodSpec};
-use crate::config::{Config, host_cpus};
+use crate::config::Config;
+use crate::cpus::{cpus_in, host_cpus};
 use crate::error::{Error, Result};
 use crate::identity;
 
@@ -19,8 +21,6 @@ pub(super) const MEMORY_ANNOTATION: &str = "io.bulkhead.memory_mib";
 /// What the names of all of them begin with.
 const OWN_ANNOTATIONS: &str = "io.bulkhead.";
 
-/// The kernel's own default period of the CPU controller.
-const DEFAULT_PERIOD_US: u64 = 100_000;
 /// Least and most guest memory.
 const MEMORY_MIB: std::ops::RangeInclusive<u64> = 64..=(1 << 20);
 pub(super) const MIB: u64 = 1 << 20;
@@ -38,17 +38,26 @@ pub(super) struct Size {
     pub(super) max_memory_mib: u32,
     /// It grows by itself, because nobody has limited it.
     pub(super) grows: bool,
+    /// Most memory that it grows to by itself, MiB.
+    pub(super) growth_mib: u32,
+    /// The pod's annotations say how many vCPUs, or how much memory, whatever its containers may have.
+    pub(super) fixed: Fixed,
     /// Limit of the host cgroup, bytes; `None`: the pod has no memory limit.
     pub(super) host_memory_bytes: Option<u64>,
+}
+
+/// What annotations have decided.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Fixed {
+    pub(super) vcpus: bool,
+    pub(super) memory: bool,
 }
 
 impl Size {
     pub(super) fn of(spec: &PodSpec, config: &Config, host: &Host) -> Result<Size> {
         refuse_unknown(&spec.annotations)?;
-        let vcpus = match annotation(&spec.annotations, VCPUS_ANNOTATION)? {
-            Some(asked) => asked,
-            None => vcpus_of(&spec.resources, config, host.cpus),
-        };
+        let asked_vcpus = annotation(&spec.annotations, VCPUS_ANNOTATION)?;
+        let vcpus = asked_vcpus.unwrap_or_else(|| vcpus_of(&spec.resources, config, host.cpus));
         if vcpus < 1 || vcpus > u64::from(config.max_vcpus) {
             return Err(Error::invalid(format!(
                 "pod {}: {vcpus} vCPUs are asked for, allowed are 1 to {} (max_vcpus in the config file)",
@@ -78,25 +87,27 @@ impl Size {
             )));
         }
         let limited = asked.is_some() || limit.is_some();
-        let max_memory_mib = match (limited, config.max_memory_mib) {
-            (false, Some(most)) => most.into(),
-            _ => most,
-        };
+        let growth_mib = config.max_memory_mib.map_or(most, u64::from).min(most);
         let mib = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
         let cpus = |n: u64| u8::try_from(n).unwrap_or(u8::MAX);
         Ok(Size {
             vcpus: cpus(vcpus),
             max_vcpus: cpus(host.cpus.min(config.max_vcpus.into()).max(vcpus)),
             memory_mib: mib(memory_mib),
-            max_memory_mib: mib(max_memory_mib.clamp(memory_mib, most.max(memory_mib))),
+            max_memory_mib: mib(if limited { most } else { growth_mib }.max(memory_mib)),
             grows: !limited,
+            growth_mib: mib(growth_mib.max(memory_mib)),
+            fixed: Fixed {
+                vcpus: asked_vcpus.is_some(),
+                memory: asked.is_some(),
+            },
             host_memory_bytes: limited.then(|| host_memory(mib(memory_mib), config)),
         })
     }
 }
 
 /// What a machine needs for `limit_mib` to be there for its containers: the kernel describes each page of 4096 bytes in 64 of its own.
-fn with_guest_overhead(limit_mib: u64, config: &Config) -> u64 {
+pub(super) fn with_guest_overhead(limit_mib: u64, config: &Config) -> u64 {
     limit_mib
         .saturating_add(limit_mib / 64)
         .saturating_add(config.guest_overhead_mib.into())
@@ -109,16 +120,11 @@ pub(super) fn host_memory(memory_mib: u32, config: &Config) -> u64 {
     (memory_mib + memory_mib / 256 + u64::from(config.vmm_overhead_mib)) * MIB
 }
 
-/// vCPUs that a quota of CPU time needs.
-pub(super) fn vcpus_of_quota(quota_us: u64, period_us: Option<u64>) -> u64 {
-    quota_us.div_ceil(period_us.unwrap_or(DEFAULT_PERIOD_US).max(1))
-}
-
 /// A quota of 150 % needs two CPUs; a set of CPUs never more than it has; a limit above the host's CPUs means all of them.
-fn vcpus_of(resources: &PodResources, config: &Config, host: u64) -> u64 {
+pub(super) fn vcpus_of(resources: &PodResources, config: &Config, host: u64) -> u64 {
     let by_quota = resources
         .cpu_quota_us
-        .map(|quota| vcpus_of_quota(quota, resources.cpu_period_us).clamp(1, host));
+        .map(|us| Quota::new(us, resources.cpu_period_us).cpus().clamp(1, host));
     let by_set = resources
         .cpuset_cpus
         .as_deref()
@@ -130,17 +136,6 @@ fn vcpus_of(resources: &PodResources, config: &Config, host: u64) -> u64 {
         (None, Some(b)) => b.min(config.max_vcpus.into()),
         (None, None) => config.default_vcpus().into(),
     }
-}
-
-/// How many CPUs a list like "0-3,6" names; `None` if it is no list.
-fn cpus_in(list: &str) -> Option<u64> {
-    let mut total = 0u64;
-    for part in list.split(',').map(str::trim).filter(|p| !p.is_empty()) {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
-        total = total.checked_add(last.checked_sub(first)?.checked_add(1)?)?;
-    }
-    (total > 0).then_some(total)
 }
 
 /// What the pods of a host can have at most.

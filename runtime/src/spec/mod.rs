@@ -8,6 +8,7 @@ mod capabilities;
 mod devices;
 mod namespaces;
 mod rlimits;
+mod tmpfs;
 
 use std::path::Path;
 
@@ -16,6 +17,7 @@ use serde_json::{Map, Value};
 
 pub(crate) use devices::{BlockDevice, wanted_disks};
 pub(crate) use namespaces::{SharedNamespaces, in_user_namespace, user_namespace};
+pub(crate) use tmpfs::size_tmpfs;
 
 use crate::error::{Error, Result};
 use crate::ids::ContainerId;

@@ -1,6 +1,7 @@
 //! One region of memory that comes and goes: what register side, worker and main thread share.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use vm_memory::GuestAddress;
@@ -29,6 +30,8 @@ pub struct Pool {
     shown: Mutex<Vec<bool>>,
     /// Never held while memory is given back, which may take long.
     state: Mutex<State>,
+    /// Bytes that are unplugged and not the host's again yet. Raised with `state` held.
+    leaving: AtomicU64,
     /// How to interrupt the driver, while there is one.
     interrupt: Mutex<Option<Arc<dyn Interrupt>>>,
 }
@@ -42,6 +45,7 @@ impl Pool {
             slots,
             shown: Mutex::new(vec![false; (room.length / room.chunk) as usize]),
             state: Mutex::new(State::new(room)),
+            leaving: AtomicU64::new(0),
             interrupt: Mutex::default(),
         }
     }
@@ -67,10 +71,10 @@ impl Pool {
         lock(&self.state).requested()
     }
 
-    /// Bytes that the guest has. What it has given up is the host's again by then: a request that is under way is waited for.
+    /// Bytes that the guest has, with those that it has given up and that are not the host's again yet.
     pub fn plugged(&self) -> u64 {
-        let _whole_requests = lock(&self.shown);
-        lock(&self.state).plugged()
+        let state = lock(&self.state);
+        state.plugged() + self.leaving.load(Ordering::Acquire)
     }
 
     pub(super) fn config(&self) -> [u8; CONFIG_BYTES] {
@@ -116,6 +120,7 @@ impl Pool {
             let mut state = lock(&self.state);
             let blocks = state.may_unplug(span)?;
             state.set(blocks.clone(), false);
+            self.leaving.store(blocks.len() as u64 * BLOCK, Ordering::Release);
             self.hide_empty(&mut shown, &state, state.chunks_of(&blocks));
             blocks
         };
@@ -127,6 +132,7 @@ impl Pool {
         let mut shown = lock(&self.shown);
         let usable = {
             let mut state = lock(&self.state);
+            self.leaving.store(state.plugged(), Ordering::Release);
             state.clear();
             let usable = state.usable_chunks();
             self.hide_empty(&mut shown, &state, 0..usable);
@@ -157,10 +163,12 @@ impl Pool {
         }
     }
 
+    /// The end of a request that unplugs.
     fn give_back(&self, offset: u64, length: u64) {
         let start = GuestAddress(self.room.start.0 + offset);
         if let Err(error) = self.memory.discard(start, length as usize) {
             tracing::warn!("memory device: {length:#x} bytes at {:#x}: {error}", start.0);
         }
+        self.leaving.store(0, Ordering::Release);
     }
 }
