@@ -66,9 +66,9 @@ lint: packages ## format, clippy and shell lints
 	@e2e/packages test
 	@e2e/lint
 
-bench: dist ## the figures of docs/SPECIFICATION.md, beside runc
-	@e2e/packages test
-	@e2e/bench/run
+bench: dist ## the figures of docs/SPECIFICATION.md, beside runc (HERE=1: on this machine's KVM; ARGS="--only start", for one)
+	@$(if $(HERE),,e2e/packages test)
+	@e2e/bench/run $(if $(HERE),--here) $(ARGS)
 
 clean: ## remove what was built (the caches outside the tree stay)
 	cargo clean

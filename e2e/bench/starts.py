@@ -9,12 +9,11 @@ import json
 import os
 import re
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-from common import COMMAND_SECONDS, RUNTIMES, SPARE_ROUNDS, DiskMoved, call, counted_rounds, now_us, still_disk
+from common import RUNTIMES, SPARE_ROUNDS, DiskMoved, call, counted_rounds, now_us, still_disk
 
 # The shim's phase lines, in their order, and what lies before each. Mounts and microVM are prepared at the same time: of
 # the two, the later one's time is what it took beyond the other.
@@ -55,10 +54,6 @@ PROGRAM = "true"
 TRACEFS = Path("/sys/kernel/tracing")
 TRACE_LINE = re.compile(r"-(\d+) +\[\d+\] .*? (\d+)\.(\d{6}): (sched_process_exec|sched_process_exit): (.*)$", re.MULTILINE)
 TRACED = ("sched_process_exec", "sched_process_exit")
-
-KVM = Path("/sys/kernel/debug/kvm")
-# For so long a probed machine stays after its agent answers, so that KVM's counters of it can be read.
-HOLD_SECONDS = 2
 
 
 class Trace:
@@ -189,32 +184,6 @@ def probe(settings):
     return sys.exit("figures: the disk moved in too many boots")
 
 
-def kvm_counters(settings):
-    """KVM's own counters of one machine that was booted by the probe, HOLD_SECONDS after its agent answered."""
-    before = machines()
-    command = [str(settings.probe), "--hold", str(HOLD_SECONDS)]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    counters = {}
-    patience = time.monotonic() + COMMAND_SECONDS
-    # The last reading before the machine is gone counts; a partial one of a machine that is just going does not.
-    while process.poll() is None and time.monotonic() < patience:
-        for folder in machines() - before:
-            with contextlib.suppress(OSError, ValueError):
-                counters = {file.name: int(file.read_text(encoding="ascii")) for file in folder.iterdir() if file.is_file()}
-        time.sleep(0.05)
-    if process.wait(COMMAND_SECONDS) != 0:
-        sys.exit(f"figures: {' '.join(command)} ended with {process.returncode}")
-    return counters
-
-
-def machines():
-    """KVM's folder of each virtual machine that there is."""
-    try:
-        return {path for path in KVM.iterdir() if path.is_dir()}
-    except OSError:
-        return set()
-
-
 def figures(table, settings):
     rounds = start_times(settings)
     times = {name: [total for total, _ in values] for name, values in rounds.items()}
@@ -251,13 +220,11 @@ def probe_figures(table, settings):
     table.add("exits until the agent answers", "", int(exits))
     copied = median(lambda answer: answer["counters"]["bytes_copied_at_boot"])
     table.add("copied into the guest's memory at boot", "MiB", copied / 1024 / 1024)
-    counters = kvm_counters(settings)
-    for name, text in (
-        ("pf_taken", "page faults of the guest's memory at boot"),
-        ("pf_fixed", "  of which gave it a page"),
-        ("exits", "exits to the host's kernel at boot"),
-    ):
-        if name in counters:
-            table.add(text, "", counters[name])
-    if counters:
-        table.keep("kvm", dict(sorted(counters.items())))
+    # Where there is no debugfs there are none.
+    if any(answer["kvm"] for answer in answers):
+        for name, text in (
+            ("pf_taken", "page faults of the guest's memory until then"),
+            ("pf_fixed", "  of which gave it a page"),
+            ("exits", "exits to the host's kernel until then"),
+        ):
+            table.add(text, "", int(median(lambda answer, name=name: answer["kvm"][name])))

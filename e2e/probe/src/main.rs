@@ -1,8 +1,9 @@
 //! Boots one `bulkhead-vmm` directly over its control channel, without containerd, and tells how long each step took.
 //!
 //! Needs root and /dev/kvm. Prints one JSON object: microseconds on CLOCK_MONOTONIC from just before the vmm was started until it
-//! was in its jail, until its vCPUs were about to run, and until the agent's port accepted a connection; then its counters. The two
-//! figures that the benchmark takes come first: milliseconds and exits until the agent answered.
+//! was in its jail, until its vCPUs were about to run, and until the agent's port accepted a connection; then its counters and KVM's of
+//! that moment. The two figures that the benchmark takes come first: milliseconds and exits until the agent answered. Without options
+//! it is the machine of a pod without limits on a host with one CPU and 4 GiB.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -31,6 +32,9 @@ const SHIFTED: u32 = 1_000_000;
 /// How long a probe may take besides `--hold`, in seconds.
 const BOUND_S: u32 = 300;
 
+/// Where KVM has a folder for each machine, named after the process that made it.
+const KVM: &str = "/sys/kernel/debug/kvm";
+
 /// Pause after a refused connection: the agent does not listen yet.
 const RETRY: Duration = Duration::from_millis(3);
 
@@ -56,8 +60,11 @@ struct Options {
     #[arg(long)]
     max_vcpus: Option<u8>,
     /// Guest memory in MiB.
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 512)]
     memory_mib: u32,
+    /// Most memory that there could be later, MiB.
+    #[arg(long, default_value_t = 4096)]
+    max_memory_mib: u32,
     /// Disk to be there from the first moment; may be repeated.
     #[arg(long)]
     disk: Vec<PathBuf>,
@@ -125,9 +132,10 @@ fn probe(options: &Options) -> Result<serde_json::Value> {
     let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
     near.send(&Request::Boot(Box::new(spec)), &borrowed)?;
     let mut times = Times::default();
+    let mut monitor = 0;
     loop {
         match receive(&near)? {
-            Reply::Jailed { .. } => times.jailed = now()? - start,
+            Reply::Jailed { pid } => (times.jailed, monitor) = (now()? - start, pid),
             Reply::Booted => break,
             other => bail!("unexpected reply {other:?}"),
         }
@@ -137,6 +145,7 @@ fn probe(options: &Options) -> Result<serde_json::Value> {
         return wait_for_stop(&near, start);
     }
     connect(&near, options.port, &mut times, start)?;
+    let kvm = kvm_counters(monitor);
     let counters = read_counters(&near)?;
     let slots = plug_and_unplug(&near, &options.plug, Duration::from_secs(options.hold.into()))?;
     std::thread::sleep(Duration::from_secs(options.hold.into()));
@@ -151,6 +160,7 @@ fn probe(options: &Options) -> Result<serde_json::Value> {
         "connected_us": times.connected,
         "attempts": times.attempts,
         "counters": as_json(counters),
+        "kvm": kvm,
         "counters_at_end": as_json(at_end),
         "slots": slots,
     }))
@@ -245,7 +255,7 @@ fn describe(options: &Options, share: OwnedFd) -> Result<(VmSpec, Vec<OwnedFd>)>
         vcpus: options.vcpus,
         max_vcpus: options.max_vcpus.unwrap_or(options.vcpus),
         memory_mib: options.memory_mib,
-        max_memory_mib: options.memory_mib,
+        max_memory_mib: options.max_memory_mib.max(options.memory_mib),
         extra_cmdline: options.cmdline.clone(),
         verbose_console: options.console.is_some(),
         jail: JailSpec { ids },
@@ -318,6 +328,22 @@ fn receive(channel: &Channel) -> Result<Reply> {
         Reply::Stopped(StopReason::Failed { message, console }) => bail!("{message}; its console:\n{console}"),
         reply => Ok(reply),
     }
+}
+
+/// What KVM counts of the machine of the process `monitor`, by name; nothing where there is no debugfs. Not all of it are numbers.
+fn kvm_counters(monitor: u32) -> serde_json::Map<String, serde_json::Value> {
+    let mut found = serde_json::Map::new();
+    let machines = std::fs::read_dir(KVM).into_iter().flatten().flatten();
+    let of_monitor = format!("{monitor}-");
+    for machine in machines.filter(|machine| machine.file_name().to_string_lossy().starts_with(&of_monitor)) {
+        for file in std::fs::read_dir(machine.path()).into_iter().flatten().flatten() {
+            let number = std::fs::read_to_string(file.path()).ok();
+            if let Some(number) = number.and_then(|text| text.trim().parse::<u64>().ok()) {
+                found.insert(file.file_name().to_string_lossy().into_owned(), number.into());
+            }
+        }
+    }
+    found
 }
 
 fn as_json(counters: Counters) -> serde_json::Value {
