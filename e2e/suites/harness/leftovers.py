@@ -27,22 +27,26 @@ ONCE = {"cgroup /sys/fs/cgroup/docker", "cgroup /sys/fs/cgroup/k8s.io", "network
 
 
 def _processes():
+    """All but the kernel's threads, which are most of them: nothing else of those is read, as this is done again and again."""
     host = os.readlink("/proc/self/ns/mnt")
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
+    for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
-            arguments = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-            name = (entry / "comm").read_text().strip()
-            state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
-            parent = (entry / "stat").read_text().rsplit(")", 1)[1].split()[1]
-            if parent == "2" or entry.name == "2":
+            stat = _read(f"/proc/{pid}/stat")
+            name, rest = stat[stat.index("(") + 1 :].rsplit(")", 1)
+            state, parent = rest.split(None, 2)[:2]
+            if "2" in (pid, parent):
                 continue
-            apart = os.readlink(entry / "ns/mnt") != host
+            if os.readlink(f"/proc/{pid}/ns/mnt") == host and not name.startswith(RUNTIME_PROGRAMS):
+                continue
+            arguments = _read(f"/proc/{pid}/cmdline").replace("\0", " ").strip()
         except OSError:
             continue
-        if apart or name.startswith(RUNTIME_PROGRAMS):
-            yield f"process {entry.name} {name} ({state}): {arguments[:200]}"
+        yield f"process {pid} {name} ({state}): {arguments[:200]}"
+
+
+def _read(path):
+    with open(path, "rb", buffering=0) as file:
+        return file.read().decode(errors="replace")
 
 
 def _mounts():
