@@ -199,6 +199,14 @@ CASES = (
         stdout="ran\n254:0 rbps=1048576 wbps=max riops=max wiops=77\ndefault 4950",
     ),
     container(
+        "shares-act-on-the-host",
+        "echo ran",
+        """.linux.resources.cpu = {shares: 512}
+            | .hooks.createRuntime = [{path: "/bin/sh", args: ["sh", "-c", "cat /sys/fs/cgroup/default/\\($id)/cpu.weight >\\($w)/weight"]}]""",
+        after="cat $W/weight",
+        stdout="ran\n59",
+    ),
+    container(
         "unified-limits-act-on-the-host",
         "grep . /sys/fs/cgroup/memory.high",
         all_of(

@@ -1,7 +1,7 @@
 use std::path::Path;
 
-use super::unified::{Group, Weights, check_path, settings};
-use super::{Lifted, Limits, limit_by_file, scope_name};
+use super::unified::{Group, Weights, check_path, settings, weight};
+use super::{Lifted, Limits, limit_by_file, scope_name, straight_shares};
 use crate::error::ErrorKind;
 use crate::pod::PodResources;
 
@@ -26,7 +26,7 @@ fn limits_become_the_kernels_files() {
     let expected = [
         ("memory.max", "1073741824".to_owned()),
         ("cpu.max", "150000 100000".to_owned()),
-        ("cpu.weight", "39".to_owned()),
+        ("cpu.weight", "100".to_owned()),
         ("cpuset.cpus", "0-1".to_owned()),
     ];
     assert_eq!(settings(&limits(), Weights::Kernel), expected);
@@ -68,6 +68,30 @@ fn limits_of_block_devices_become_the_kernels_files() {
             .map(|(file, value)| (file, value.to_owned()))
             .collect();
         assert_eq!(settings(&limits, weights), expected);
+    }
+}
+
+#[test]
+fn shares_become_the_weights_that_runc_makes_of_them() {
+    let pairs = [
+        (0, 1),
+        (2, 1),
+        (512, 59),
+        (1024, 100),
+        (262_144, 10_000),
+        (u64::MAX, 10_000),
+    ];
+    for (shares, expected) in pairs {
+        assert_eq!(weight(shares), expected, "{shares} shares");
+    }
+}
+
+#[test]
+fn systemd_is_told_the_same_weight() {
+    for shares in (0..262_200).step_by(7) {
+        // As cgroups-rs converts them.
+        let told = (straight_shares(shares) - 2) * 9_999 / 262_142 + 1;
+        assert_eq!(told, weight(shares), "{shares} shares");
     }
 }
 

@@ -140,10 +140,20 @@ pub(crate) fn remove(path: &str) -> Result<()> {
 
 /// The cgroup as a folder of cgroup v2; `None` for the ones that cgroups-rs handles.
 fn unified_at(path: &str) -> Result<Option<unified::Group>> {
-    if is_systemd_cgroup(path) || !Path::new(MOUNT).join("cgroup.controllers").exists() {
+    if is_systemd_cgroup(path) || !has_unified() {
         return Ok(None);
     }
     unified::Group::new(Path::new(MOUNT), path).map(Some)
+}
+
+/// Whether the host has cgroup v2 alone.
+fn has_unified() -> bool {
+    Path::new(MOUNT).join("cgroup.controllers").exists()
+}
+
+/// The shares whose weight is right where cgroups-rs tells systemd of it: the crate converts along a straight line.
+fn straight_shares(shares: u64) -> u64 {
+    2 + ((unified::weight(shares) - 1) * 262_142).div_ceil(9_999)
 }
 
 fn manager(path: &str) -> Result<Box<dyn Manager>> {
@@ -168,7 +178,7 @@ fn oci_resources(limits: &Limits, path: &str) -> Result<LinuxResources> {
         cpu = cpu.quota(signed(quota)).period(from.cpu_period_us.unwrap_or(100_000));
     }
     if let Some(shares) = from.cpu_shares {
-        cpu = cpu.shares(shares);
+        cpu = cpu.shares(if has_unified() { straight_shares(shares) } else { shares });
     }
     if let Some(cpus) = &from.cpuset_cpus {
         cpu = cpu.cpus(cpus.clone());

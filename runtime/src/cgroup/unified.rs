@@ -186,9 +186,19 @@ fn io_weight(weight: u16) -> u64 {
     1 + (u64::from(weight).clamp(10, 1000) - 10) * 9_999 / 990
 }
 
-/// cgroup v1's shares (2 to 262144) on v2's scale (1 to 10000), as all runtimes convert them.
-fn weight(shares: u64) -> u64 {
-    1 + (shares.clamp(2, 262_144) - 2) * 9_999 / 262_142
+/// cgroup v1's shares (2 to 262144) on v2's scale (1 to 10000) as runc converts them since 1.3
+/// (`ConvertCPUSharesToCgroupV2Value` of github.com/opencontainers/cgroups): the quadratic in the logarithm that keeps 2, 1024 and
+/// 262144 at 1, 100 and 10000. A straight line would give the default of v1, 1024, less than half of v2's default.
+pub(super) fn weight(shares: u64) -> u64 {
+    match shares {
+        0..=2 => 1,
+        262_144.. => 10_000,
+        _ => {
+            let log = (shares as f64).log2();
+            let exponent = (log * log + 125.0 * log) / 612.0 - 7.0 / 34.0;
+            (10f64.powf(exponent).ceil() as u64).clamp(1, 10_000)
+        }
+    }
 }
 
 fn write(file: &Path, value: &str) -> Result<()> {
