@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 use crate::ids::ContainerId;
+use crate::spec::last_option;
 
 /// (type, major, minor) of nodes that every kernel has: mem devices, terminals, FUSE, tun, loop-control.
 const EVERYWHERE: [(&str, u64, u64); 12] = [
@@ -93,7 +94,7 @@ pub(crate) fn wanted_disks(spec: &Value) -> Vec<WantedDisk> {
     let mounts = spec.get("mounts").and_then(Value::as_array).into_iter().flatten();
     for (number, mount) in mounts.enumerate() {
         if let Some(device) = source_device(mount) {
-            want(device, has_option(mount, "ro"), Some(number));
+            want(device, last_option(mount, &["ro", "rw"]) == Some("ro"), Some(number));
         }
     }
     wanted

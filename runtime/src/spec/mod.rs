@@ -181,6 +181,12 @@ pub(crate) fn annotation<'a>(spec: &'a Value, key: &str) -> Option<&'a str> {
     value.filter(|s| !s.is_empty())
 }
 
+/// Which one of options that contradict each other counts for a mount: the last. `None`: it has none of them.
+pub(crate) fn last_option<'a>(mount: &'a Value, among: &[&str]) -> Option<&'a str> {
+    let options = mount.get("options")?.as_array()?.iter().rev();
+    options.filter_map(Value::as_str).find(|option| among.contains(option))
+}
+
 fn too_large(what: &str, bytes: usize) -> Error {
     Error::invalid(format!(
         "{what} has {bytes} bytes, the most is {}: argument list too long",

@@ -19,7 +19,7 @@ use crate::identity::{FileMap, Shift};
 use crate::ids::ContainerId;
 use crate::pod::Undo;
 use crate::rootfs::{Access, Manner, Propagation, bind, make_folder, try_map_bind};
-use crate::spec::{CRI_SANDBOX_ID, annotation, in_user_namespace, text};
+use crate::spec::{CRI_SANDBOX_ID, annotation, in_user_namespace, last_option, text};
 
 /// Most volumes of a container.
 const MAX_VOLUMES: usize = 4096;
@@ -178,11 +178,7 @@ impl Volume {
             source: bundle.join(text(mount, "/source").unwrap_or_default()),
             destination: text(mount, "/destination").unwrap_or_default().to_owned(),
             recursive,
-            access: match (has("rro"), has("ro")) {
-                (true, _) => Access::ReadAll,
-                (false, true) => Access::Read,
-                (false, false) => Access::Write,
-            },
+            access: access_of(mount),
             propagation: if receives {
                 Propagation::Slave
             } else {
@@ -240,6 +236,16 @@ impl Volume {
             propagation: self.propagation,
             map,
         }
+    }
+}
+
+/// The recursive options act after the others, and the kernel takes a flag away before it sets it (mount_setattr(2)).
+fn access_of(mount: &Value) -> Access {
+    let has = |option| last_option(mount, &[option]).is_some();
+    match last_option(mount, &["ro", "rw"]) {
+        _ if has("rro") => Access::ReadAll,
+        Some("ro") if !has("rrw") => Access::Read,
+        _ => Access::Write,
     }
 }
 

@@ -37,6 +37,22 @@ fn only_binds_are_volumes() {
 }
 
 #[test]
+fn the_last_word_says_who_may_write() {
+    for (options, expected) in [
+        (json!(["bind", "ro", "rw"]), Access::Write),
+        (json!(["bind", "rw", "ro"]), Access::Read),
+        (json!(["bind", "rro", "rw"]), Access::ReadAll),
+        (json!(["bind", "rrw", "rro"]), Access::ReadAll),
+        (json!(["bind", "ro", "rrw"]), Access::Write),
+        (json!(["bind"]), Access::Write),
+    ] {
+        let mount = json!({ "source": "/s", "destination": "/d", "options": options });
+        let volume = Volume::of(&mount, Path::new("/b")).unwrap();
+        assert_eq!(volume.access, expected, "{options}");
+    }
+}
+
+#[test]
 fn a_missing_source_reads_as_with_runc() {
     let mut spec = json!({ "mounts": [{ "type": "bind", "source": "/nonexistent/x", "destination": "/data" }] });
     let id = ContainerId::try_from("c").unwrap();
