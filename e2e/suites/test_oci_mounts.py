@@ -139,7 +139,50 @@ TMPFS = Spec(
     after=(Fact("copies-do-not-reach-the-host", "cat $W/src/copied/f; ls $W/root/etc", "^given\nissue\npasswd\nsub"),),
 )
 
-GROUPS = (KINDS, TMPFS)
+KEPT = "kept() { awk -v at=$1 '$2 == at {print $4}' /proc/self/mounts | tr , '\\n' | grep -xE 'ro|nosuid|nodev|noexec' | sort | tr '\\n' ' '; echo end; }; "
+CLOSED = "mkdir $W/closed && mount -t tmpfs -o noexec,nosuid,mode=755 closed $W/closed && trap 'umount $W/closed' EXIT; cp /usr/bin/busybox $W/closed/; echo given >$W/closed/given"
+
+# What a bind keeps of its source's mount, and which one of two options counts.
+FLAGS = Spec(
+    "mounts-of-a-closed-source",
+    "",
+    (
+        Fact("kept-by-a-bind", f"{KEPT} kept /plain; /plain/busybox true", "^noexec nosuid end\n.*[Pp]ermission denied"),
+        Fact("kept-with-a-propagation", f"{KEPT} kept /private; /private/busybox true", "^noexec nosuid end\n.*[Pp]ermission denied"),
+        Fact("kept-by-a-file", f"{KEPT} kept /file; /file true", "^noexec nosuid end\n.*[Pp]ermission denied"),
+        Fact("kept-by-a-folder-in-it", f"{KEPT} kept /folder; /folder/busybox true", "^noexec nosuid end\n.*[Pp]ermission denied"),
+        Fact("kept-with-a-recursive-option", f"{KEPT} kept /recursive; /recursive/busybox true", "^nodev noexec nosuid end\n.*[Pp]ermission denied"),
+        Fact("not-kept-by-a-writable-one", f"{KEPT} kept /writable; /writable/busybox echo runs", "^end\nruns"),
+        Fact("not-kept-by-a-read-only-one", f"{KEPT} kept /read-only; /read-only/busybox echo runs", "^ro end\nruns"),
+        Fact("not-kept-by-an-executable-one", f"{KEPT} kept /executable; /executable/busybox echo runs", "^end\nruns"),
+        Fact("not-kept-with-another-flag", f"{KEPT} kept /nodev; /nodev/busybox echo runs", "^nodev end\nruns"),
+        Fact("nodev-is-kept", f"{KEPT} kept /devices; cat /devices/null", "^nodev end\n.*[Pp]ermission denied"),
+        Fact("last-word-is-writable", f"{KEPT} kept /last-rw; touch /last-rw/x && echo written", "^end\nwritten"),
+        Fact("last-word-is-read-only", f"{KEPT} kept /last-ro; touch /last-ro/x; true", "^ro end\n.*Read-only file system"),
+        Fact("recursively-read-only-wins", f"{KEPT} kept /all-ro; touch /all-ro/x; true", "^ro end\n.*Read-only file system"),
+        Fact("recursively-writable-wins", f"{KEPT} kept /all-rw; touch /all-rw/x && echo written", "^end\nwritten"),
+    ),
+    before=f"""{CLOSED}; mkdir $W/closed/folder $W/devices $W/open; cp /usr/bin/busybox $W/closed/folder/
+        mount -t tmpfs -o nodev,mode=755 devices $W/devices && trap 'umount $W/closed $W/devices' EXIT; mknod -m 666 $W/devices/null c 1 3""",
+    edit=all_of(
+        mount("/plain", "bind", "$w/closed", "rbind"),
+        mount("/private", "bind", "$w/closed", "rbind", "rprivate"),
+        mount("/file", "bind", "$w/closed/busybox", "bind"),
+        mount("/folder", "bind", "$w/closed/folder", "bind"),
+        mount("/recursive", "bind", "$w/closed", "rbind", "rnodev"),
+        mount("/writable", "bind", "$w/closed", "rbind", "rw"),
+        mount("/read-only", "bind", "$w/closed", "rbind", "ro"),
+        mount("/executable", "bind", "$w/closed", "bind", "exec"),
+        mount("/nodev", "bind", "$w/closed", "bind", "nodev"),
+        mount("/devices", "bind", "$w/devices", "bind"),
+        mount("/last-rw", "bind", "$w/open", "bind", "ro", "rw"),
+        mount("/last-ro", "bind", "$w/open", "bind", "rw", "ro"),
+        mount("/all-ro", "bind", "$w/open", "bind", "rro", "rw"),
+        mount("/all-rw", "bind", "$w/open", "bind", "ro", "rrw"),
+    ),
+)
+
+GROUPS = (KINDS, TMPFS, FLAGS)
 
 CASES = (
     container("mount-behind-a-dangling-link", "cat /outside/x; readlink /link", mount("/link/x", "bind", "$w/root/etc/passwd", "bind"), before="ln -s /outside $W/root/link", says=("^root:x.*\n/outside",)),

@@ -5,7 +5,7 @@ import pytest
 from harness import shell
 from harness.answers import BULKHEAD, Case, fail
 from harness.facts import Fact, Group, each_fact, each_group
-from harness.oci import all_of, container
+from harness.oci import all_of, container, mount, refused
 
 MAPS = "--uidmap 0:100000:65536 --gidmap 0:200000:65536"
 
@@ -34,6 +34,7 @@ def mapped(destination, source, host, *options):
 
 NAMESPACE = '.linux.namespaces += [{type: "user"}] | .linux.uidMappings = [{containerID: 0, hostID: 100000, size: 65536}] | .linux.gidMappings = .linux.uidMappings'
 OWNED = "chown -hR 100000:100000 $W/root; mkdir $W/v; echo given >$W/v/given; chown 5:6 $W/v/given; chown 0:0 $W/v"
+CLOSED = f"{OWNED}; mount -t tmpfs -o noexec,nosuid,mode=755 v $W/v && trap 'umount $W/v' EXIT"
 SEEN = "stat -c '%u %g' /v /v/given; echo x >/v/made; chown 7:8 /v/given; touch /v/theirs; chown 65535 /v/theirs; stat -c '%u %g' /v/given /v/theirs"
 ON_DISK = "cd $W/v; stat -c '%n %u %g' given made theirs"
 
@@ -69,6 +70,15 @@ CASES = (
     container("mount-shifted-like-the-namespace", SEEN, all_of(NAMESPACE, '.mounts += [{destination: "/v", type: "bind", source: ($w + "/v"), options: ["bind", "idmap"]}]'), before=OWNED, after=ON_DISK, stdout="0 0\n5 6\n7 8\n65535 0\ngiven 7 8\nmade 0 0\ntheirs 65535 0"),
     container("mount-with-high-mappings-alone", "stat -c '%u %g' /v /v/given; touch /v/made", mapped("/v", "v", 100000, "bind"), before="mkdir $W/v; touch $W/v/given; chown 5:6 $W/v/given", after="stat -c '%u %g' $W/v/given", status=1, stdout="100000 100000\n100005 100006\n5 6", complains=("Value too large",)),
     container("mount-with-mappings-of-a-tmpfs", "echo ran", '.mounts += [{destination: "/t", type: "tmpfs", source: "t", options: ["size=1m"], uidMappings: [{containerID: 0, hostID: 1000, size: 1}], gidMappings: [{containerID: 0, hostID: 1000, size: 1}]}]', status=1, stdout="", complains=("bind",)),
+    container(
+        # The kernel locks what comes from outside.
+        "user-namespace-keeps-the-flags-of-a-source",
+        "for place in /v /fixed; do awk -v at=$place '$2 == at {print $4}' /proc/self/mounts | tr , '\\n' | grep -xE 'ro|nosuid|nodev|noexec' | sort; done",
+        all_of(NAMESPACE, mount("/v", "bind", "$w/v", "rbind", "rw"), mount("/fixed", "bind", "$w/v", "bind", "ro")),
+        before=CLOSED,
+        stdout="noexec\nnosuid\nnoexec\nnosuid\nro",
+    ),
+    refused("user-namespace-cannot-lift-the-flags-of-a-source", all_of(NAMESPACE, mount("/v", "bind", "$w/v", "bind", "exec")), "/v", "operation not permitted", before=CLOSED),
     container(
         "user-namespace-of-several-lines",
         "id; tr -s ' ' </proc/self/uid_map; stat -c '%u %g' /bin/busybox; touch /x; chown 1500:7 /x; stat -c '%u %g' /x; ulimit -Hn; ulimit -l",

@@ -4,6 +4,7 @@
 //!
 //! Everything here blocks.
 
+mod flags;
 mod shared;
 
 use std::path::{Path, PathBuf};
@@ -41,6 +42,7 @@ pub(crate) fn prepare(
     undo: &mut Undo,
 ) -> Result<Vec<(String, String)>> {
     let sandbox = annotation(spec, CRI_SANDBOX_ID).map(str::to_owned);
+    let locked = in_user_namespace(spec);
     let mut shifts = Shifts::new(spec, map)?;
     let mut names = Vec::new();
     let Some(mounts) = spec.get_mut("mounts").and_then(Value::as_array_mut) else {
@@ -64,6 +66,7 @@ pub(crate) fn prepare(
             let shifted = shift.map(|shift| shifts.map_for(shift)).transpose();
             let shifted = shifted.map_err(|e| e.context(format!("mount at {:?}", volume.destination)))?;
             let number = volume.share(shared, shifted.as_ref().or(map), undo)?;
+            flags::keep(mount, &volume.source, locked).map_err(|e| volume.failed(e))?;
             let path = format!("{SHARE_MOUNT}/{VOLUMES}/{number}");
             names.push((path.clone(), volume.source.display().to_string()));
             path
@@ -212,13 +215,7 @@ impl Volume {
 
     /// Takes the pod's mount of it, which is made if there is none. Gives its number.
     fn share(&self, shared: &Arc<SharedVolumes>, map: Option<&FileMap>, undo: &mut Undo) -> Result<u64> {
-        let failed = |e: Error| {
-            e.context(format!(
-                "error mounting {:?} to rootfs at {:?}",
-                self.source.display().to_string(),
-                self.destination
-            ))
-        };
+        let failed = |e| self.failed(e);
         let metadata = std::fs::metadata(&self.source)
             .map_err(|e| failed(Error::invalid(format!("stat {}", self.source.display())).caused_by(lower_case(e))))?;
         let manner = self.manner(map);
@@ -227,6 +224,14 @@ impl Volume {
             make_point(target, metadata.is_dir(), undo)?;
             bind(&self.source, target, &manner, undo).map_err(failed)
         })
+    }
+
+    fn failed(&self, error: Error) -> Error {
+        error.context(format!(
+            "error mounting {:?} to rootfs at {:?}",
+            self.source.display().to_string(),
+            self.destination
+        ))
     }
 
     fn manner<'a>(&self, map: Option<&'a FileMap>) -> Manner<'a> {
