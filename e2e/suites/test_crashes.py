@@ -4,6 +4,7 @@ import pytest
 
 from harness import shell
 from harness.answers import BULKHEAD, Case
+from harness.oci import ROOT
 
 pytestmark = pytest.mark.callers
 
@@ -50,6 +51,17 @@ CASES = (
         ctr task ls -q | grep -cxF $ID
         ctr container rm $ID""",
         stdout="0",
+    ),
+    Case(
+        "shim-killed-with-a-hook-for-the-end",
+        f"""{SHIM}; {ENDED}; {ROOT}
+        printf '#!/bin/sh\\nread -r state; echo "$state" >>"$1/told"\\n' >$W/hook; chmod 755 $W/hook; export SCRIPT='exec sleep 1000'
+        spec '.hooks.poststop = [{{path: ($w + "/hook"), args: ["hook", $w]}}]'
+        detached --config $W/spec.json $ID
+        init=$({TASK_PID}); shim=$(shim); kill -KILL $shim; ended $shim; ended $init
+        for ((n = 0; n < 50; n++)); do ctr task ls -q | grep -qxF $ID || break; sleep 0.1; done
+        ctr container rm $ID; sleep 1; jq -r '.id + " " + .status' $W/told""",
+        stdout="ID stopped",
     ),
     Case(
         "init-killed-from-the-host",

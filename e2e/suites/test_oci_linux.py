@@ -183,6 +183,7 @@ CASES = (
         after="for n in 1 2 3 4 5 6 7 8 9; do grep -q poststop $W/hooks && break; sleep 0.3; done; cat $W/hooks",
         says=("in the container\n", "prestart: creat(ed|ing) true noted known hello prestart\ncreateRuntime: creat(ed|ing) true noted known hello createRuntime\n", "poststart: created true noted known hello poststart", "poststop: stopped .* hello poststop"),
     ),
+    container("hook-after-the-end-runs-once", "echo ran", hook("poststop"), before=HOOK, after="sleep 2; grep -c poststop $W/hooks", stdout="ran\n1"),
     container("hook-without-an-environment", "echo in the container", '.hooks.prestart = [{path: ($w + "/hook"), args: ["hook"]}]', before=BARE_HOOK, after="cat $W/hooks", says=("in the container\nPATH=.*/usr/bin",)),
     container("hook-before-the-container", "echo ran", hook("createContainer"), before=HOOK, stdout="ran", differs=Differs("createContainer hooks are programs of the host in namespaces that are not on this host", status=1, stdout="^$", stderr="createContainer")),
     refused("hook-fails", hook("createRuntime"), "hook", before=FAILING),

@@ -3,7 +3,8 @@
 //! Run for each container of a dead shim, and after the deletion of the container that the shim was started for; perhaps by a newer
 //! version of this program than the pod was started with. The pod of a shim that answers is left alone, unless the call is for
 //! the pod itself and its own container is still there, or nobody uses the pod: then containerd has given it up. Of another container
-//! it has lost no more than the connection, and gives that container up: it is killed, and the pod goes on.
+//! it has lost no more than the connection, and gives that container up: it is killed, and the pod goes on. The poststop hooks of a container
+//! that went with its shim are run here.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
 use bulkhead_runtime::config::Config;
+use bulkhead_runtime::pod::run_poststop;
 use containerd_shim_protos::api::{self, DeleteResponse};
 use containerd_shim_protos::protobuf::MessageField;
 use containerd_shim_protos::shim_async::{Client, TaskClient};
@@ -26,6 +28,9 @@ use crate::cli::Call;
 use crate::events::timestamp;
 use crate::own_cgroup;
 
+/// The shim writes it into the bundle when it has created the container.
+const INIT_PID: &str = "init.pid";
+
 /// 128 and SIGKILL: how a container ends whose shim was lost.
 const LOST: u32 = 137;
 
@@ -39,6 +44,13 @@ const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
 /// first. The waits for answers together stay within the 5 s that containerd gives `delete`.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// When the hooks of a lost container have to have ended, counted from the start of `delete`, so that there is an answer before containerd
+/// stops waiting for it.
+const HOOKS_END: Duration = Duration::from_millis(4500);
+
+/// What they have in any case.
+const HOOKS_LEAST: Duration = Duration::from_millis(500);
+
 /// How long a living shim may take to kill and forget a container.
 const CONTAINER_TIMEOUT: Duration = Duration::from_secs(4);
 
@@ -50,6 +62,7 @@ const END_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// Runs `delete` and prints the answer.
 pub fn delete(call: &Call) -> Result<()> {
+    let start = Instant::now();
     let bundle = match &call.bundle {
         Some(bundle) => bundle.clone(),
         None => std::env::current_dir().context("cannot find the bundle")?,
@@ -72,7 +85,9 @@ pub fn delete(call: &Call) -> Result<()> {
         kill_shim(&bundle, call.id.as_str(), patience);
     }
     if !alive || founds {
-        clean_up(call, &membership, &bundle, socket.as_deref())?;
+        let cleaned = clean_up(call, &membership, &bundle, socket.as_deref());
+        run_hooks(&bundle, call.id.as_str(), start + HOOKS_END);
+        cleaned?;
     } else if let Some(socket) = &socket {
         end_container(socket, call.id.as_str());
     }
@@ -166,9 +181,21 @@ fn clean_up(call: &Call, membership: &Membership, bundle: &Path, socket: Option<
     Ok(())
 }
 
+/// Runs the hooks that come after a container's end, if the shim had created it and not begun with them. containerd logs what is written to
+/// standard error.
+fn run_hooks(bundle: &Path, id: &str, end: Instant) {
+    if !bundle.join(INIT_PID).exists() {
+        return;
+    }
+    let patience = end.saturating_duration_since(Instant::now()).max(HOOKS_LEAST);
+    if let Err(error) = run_poststop(bundle, id, patience) {
+        eprintln!("container {id}: {error}");
+    }
+}
+
 fn answer(bundle: &Path) -> Result<()> {
     let response = DeleteResponse {
-        pid: read_number(&bundle.join("init.pid")).unwrap_or_default(),
+        pid: read_number(&bundle.join(INIT_PID)).unwrap_or_default(),
         exit_status: LOST,
         exited_at: MessageField::some(timestamp(SystemTime::now())),
         ..Default::default()

@@ -40,6 +40,21 @@ fn recorded_pids_are_numbers_or_nothing() {
     assert_eq!(read_number(&path), None);
 }
 
+#[test]
+fn hooks_after_the_end_are_for_containers_that_were_created() {
+    let bundle = tempfile::tempdir().unwrap();
+    let path = bundle.path();
+    let touch = path.join("ran");
+    let spec = format!(r#"{{"hooks":{{"poststop":[{{"path":"/usr/bin/touch","args":["touch",{touch:?}]}}]}}}}"#);
+    std::fs::write(path.join("config.json"), spec).unwrap();
+    let end = Instant::now() + Duration::from_secs(10);
+    run_hooks(path, "c1", end);
+    assert!(!touch.exists());
+    std::fs::write(path.join(INIT_PID), "12").unwrap();
+    run_hooks(path, "c1", end);
+    assert!(touch.exists());
+}
+
 /// A shim whose pod has one container, and which ignores Shutdown as it does in use.
 struct InUse(&'static str);
 

@@ -1,10 +1,14 @@
 //! OCI hooks that run on the host: prestart, createRuntime, poststart and poststop.
 //!
 //! They see the pod as a host process does: the state's pid is the vmm's, whose network namespace is the pod's.
+//!
+//! poststop hooks are run by the shim, or by `delete` when the shim was lost before it could. Which of them does is settled by a file in
+//! the bundle, [`STOPPED`], that only one of them makes: containerd calls `delete` after an orderly end, too.
 
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::{ErrorKind as IoErrorKind, Read, Write};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ChildStderr, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
@@ -14,6 +18,7 @@ use serde_json::{Value, json};
 
 use crate::error::{Error, Result, blocking};
 use crate::pidfd::PidFd;
+use crate::spec;
 
 /// For hooks that set no limit.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -23,6 +28,9 @@ const LONGEST: Duration = Duration::from_secs(24 * 3600);
 const STDERR: usize = 2048;
 /// How long the words of an ended hook are waited for: a process that it has left behind can hold its standard error for ever.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// Name of the file whose maker runs the poststop hooks of the bundle's container.
+const STOPPED: &str = "poststop";
 
 #[derive(Debug, Clone, Deserialize)]
 struct Hook {
@@ -40,7 +48,29 @@ pub(super) struct Hooks {
     created: Vec<Hook>,
     started: Vec<Hook>,
     stopped: Vec<Hook>,
+    bundle: PathBuf,
     state: Value,
+}
+
+/// Runs the poststop hooks of a container whose shim is lost, unless that has begun with them. They end within `patience`, or are ended.
+/// Blocks.
+pub fn run_poststop(bundle: &Path, id: &str, patience: Duration) -> Result<()> {
+    let hooks = Hooks::of(&spec::load(bundle)?, id, bundle)?;
+    if hooks.stopped.is_empty() || !claim(bundle) {
+        return Ok(());
+    }
+    let state = hooks.state("stopped", None);
+    let deadline = Instant::now() + patience;
+    hooks.stopped.iter().try_for_each(|hook| {
+        let left = deadline.saturating_duration_since(Instant::now());
+        hook.run(state.as_bytes(), hook.timeout().min(left))
+    })
+}
+
+/// Whether it is the caller who is to run the poststop hooks. Also when nobody can tell, as in a bundle that is gone.
+fn claim(bundle: &Path) -> bool {
+    let made = File::create_new(bundle.join(STOPPED));
+    !made.is_err_and(|e| e.kind() == IoErrorKind::AlreadyExists)
 }
 
 impl Hooks {
@@ -65,6 +95,7 @@ impl Hooks {
             created,
             started: list("poststart")?,
             stopped: list("poststop")?,
+            bundle: bundle.to_owned(),
             state,
         })
     }
@@ -81,6 +112,9 @@ impl Hooks {
 
     /// After the deletion. A failure is only logged.
     pub(super) async fn run_stopped(&self) {
+        if self.stopped.is_empty() || !claim(&self.bundle) {
+            return;
+        }
         self.log(self.run(&self.stopped, "stopped", None).await);
     }
 
@@ -94,6 +128,18 @@ impl Hooks {
         if hooks.is_empty() {
             return Ok(());
         }
+        let state = self.state(status, pid);
+        let hooks = hooks.to_vec();
+        blocking("running hooks", move || {
+            hooks
+                .iter()
+                .try_for_each(|hook| hook.run(state.as_bytes(), hook.timeout()))
+        })
+        .await
+    }
+
+    /// As the hooks read it (OCI runtime specification, "State").
+    fn state(&self, status: &str, pid: Option<u32>) -> String {
         let mut state = self.state.clone();
         if let Some(state) = state.as_object_mut() {
             state.insert("status".into(), Value::from(status));
@@ -101,16 +147,16 @@ impl Hooks {
                 state.insert("pid".into(), Value::from(pid));
             }
         }
-        let hooks = hooks.to_vec();
-        blocking("running hooks", move || {
-            hooks.iter().try_for_each(|hook| hook.run(state.to_string().as_bytes()))
-        })
-        .await
+        state.to_string()
     }
 }
 
 impl Hook {
-    fn run(&self, state: &[u8]) -> Result<()> {
+    fn timeout(&self) -> Duration {
+        self.timeout.map_or(TIMEOUT, Duration::from_secs).min(LONGEST)
+    }
+
+    fn run(&self, state: &[u8], timeout: Duration) -> Result<()> {
         let failed = |what: String| Error::internal(format!("hook {}: {what}", self.path));
         let mut command = Command::new(&self.path);
         if let Some((name, args)) = self.args.split_first() {
@@ -142,10 +188,9 @@ impl Hook {
             // A hook that does not read its state is none of our business; it ends the thread with itself.
             helper().spawn(move || drop(stdin.write_all(&state))).map_err(helped)?;
         }
-        let timeout = self.timeout.map_or(TIMEOUT, Duration::from_secs).min(LONGEST);
         if !process.wait_ended(timeout).unwrap_or(false) {
             process.kill(Duration::from_secs(1));
-            return Err(failed(format!("did not end within {} s", timeout.as_secs())));
+            return Err(failed(format!("did not end within {} s", seconds(timeout))));
         }
         let status = child
             .wait()
@@ -155,6 +200,11 @@ impl Hook {
         }
         Err(failed(format!("{status}: {}", words_of(&said))))
     }
+}
+
+/// To a tenth.
+fn seconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 10.0).round() / 10.0
 }
 
 /// Passes on how a hook's standard error begins, as it comes, and reads the rest, so that nobody who writes there has to wait.

@@ -1,8 +1,9 @@
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::Hooks;
+use super::{Hooks, run_poststop};
 
 fn hooks(script: &str, timeout: u64) -> Hooks {
     let hook = json!([{ "path": "/bin/sh", "args": ["sh", "-c", script], "env": ["A=b"], "timeout": timeout }]);
@@ -74,6 +75,46 @@ async fn a_hook_that_does_not_read_a_large_state_is_killed_too() {
 #[tokio::test]
 async fn a_limit_that_no_clock_can_count_is_no_failure() {
     hooks("exit 0", u64::MAX).run_created(1).await.unwrap();
+}
+
+/// A bundle whose container has this poststop hook.
+fn bundle(script: &str) -> tempfile::TempDir {
+    let bundle = tempfile::tempdir().unwrap();
+    let hook = json!({ "path": "/bin/sh", "args": ["sh", "-c", script, bundle.path()], "env": ["PATH=/usr/bin:/bin"] });
+    let spec = json!({ "ociVersion": "1.1.0", "hooks": { "poststop": [hook] } });
+    std::fs::write(bundle.path().join("config.json"), spec.to_string()).unwrap();
+    bundle
+}
+
+#[tokio::test]
+async fn hooks_after_the_end_run_once_whoever_is_first() {
+    let told = |bundle: &tempfile::TempDir| std::fs::read_to_string(bundle.path().join("told")).unwrap_or_default();
+    let script = r#"cat >>"$0/told""#;
+    let (lost, orderly) = (bundle(script), bundle(script));
+    let of = |bundle: &tempfile::TempDir| {
+        Hooks::of(&crate::spec::load(bundle.path()).unwrap(), "c1", bundle.path()).unwrap()
+    };
+    run_poststop(lost.path(), "c1", Duration::from_secs(10)).unwrap();
+    let state: serde_json::Value = serde_json::from_str(&told(&lost)).unwrap();
+    assert_eq!((&state["id"], &state["status"]), (&json!("c1"), &json!("stopped")));
+    assert_eq!((&state["bundle"], &state["pid"]), (&json!(lost.path()), &json!(null)));
+    of(&lost).run_stopped().await;
+    assert_eq!(told(&lost), state.to_string());
+
+    of(&orderly).run_stopped().await;
+    let once = told(&orderly);
+    assert!(once.contains("stopped"), "{once}");
+    run_poststop(orderly.path(), "c1", Duration::from_secs(10)).unwrap();
+    assert_eq!(told(&orderly), once);
+}
+
+#[test]
+fn hooks_of_a_lost_container_are_ended_in_time() {
+    let bundle = bundle("exec sleep 100");
+    let start = Instant::now();
+    let error = run_poststop(bundle.path(), "c1", Duration::from_millis(300)).unwrap_err();
+    assert!(error.to_string().contains("did not end within 0.3 s"), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(10));
 }
 
 #[test]

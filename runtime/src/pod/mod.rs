@@ -25,6 +25,7 @@ mod types;
 mod undo;
 
 pub use calls::Pod;
+pub use hooks::run_poststop;
 pub use types::{
     ContainerSpec, Exit, PidInfo, PodEvent, PodResources, PodSpec, ProcessState, RootfsMount, Status, StdioPaths,
 };
