@@ -255,6 +255,7 @@ CASES = (
     refused("kernel-parameter-bad-value", '.linux.sysctl = {"net.core.somaxconn": "many"}', "somaxconn", "[Ii]nvalid argument"),
     refused("kernel-parameter-of-no-namespace", '.linux.sysctl = {"vm.swappiness": "1"}', "vm.swappiness"),
     refused("seccomp-action-unknown", '.linux.seccomp = {defaultAction: "SCMP_ACT_NO_SUCH"}', "SCMP_ACT_NO_SUCH"),
+    container("seccomp-listener-that-nothing-asks-for", "echo ran", '.linux.seccomp = {defaultAction: "SCMP_ACT_ALLOW", listenerPath: "/no/such/listener", listenerMetadata: "x"}', stdout="ran"),
     refused("seccomp-architecture-unknown", '.linux.seccomp = {defaultAction: "SCMP_ACT_ALLOW", architectures: ["SCMP_ARCH_NO_SUCH"]}', "SCMP_ARCH_NO_SUCH"),
     refused("namespace-unknown", '.linux.namespaces += [{type: "no-such"}]', "no-such"),
     refused("namespace-twice", '.linux.namespaces += [{type: "pid"}]', "pid|duplicate|[Nn]amespace"),

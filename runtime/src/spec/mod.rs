@@ -102,14 +102,14 @@ pub(crate) fn for_guest(
     let console_size = console_size(&spec);
     let object = object_at(&mut spec, "")?;
     if let Some(process) = object.get_mut("process").and_then(Value::as_object_mut) {
-        drop_security_labels(process, id);
+        drop_labels(process, &PROCESS_LABELS, &format!("container {id}"));
         capabilities::drop_unknown(process, &format!("container {id}"));
         rlimits::fill_in(process);
     }
     keep_guest_hooks(object, id)?;
     if let Some(linux) = object.get_mut("linux").and_then(Value::as_object_mut) {
         linux.insert("cgroupsPath".into(), Value::from(format!("/{id}")));
-        linux.remove("mountLabel");
+        drop_labels(linux, &["mountLabel"], &format!("container {id}"));
         refuse_intel_rdt(linux, id)?;
         if let Some(resources) = linux.get_mut("resources").and_then(Value::as_object_mut) {
             drop_host_resources(resources, id, limits)?;
@@ -139,8 +139,7 @@ pub(crate) fn exec_for_guest(process: &[u8], what: &str) -> Result<(Vec<u8>, (u3
     let object = value
         .as_object_mut()
         .ok_or_else(|| Error::invalid(format!("{what}: the process is no JSON object")))?;
-    object.remove("apparmorProfile");
-    object.remove("selinuxLabel");
+    drop_labels(object, &PROCESS_LABELS, what);
     capabilities::drop_unknown(object, what);
     rlimits::fill_in(object);
     let size = size_of(object.get("consoleSize"));
@@ -213,14 +212,17 @@ fn size_of(size: Option<&Value>) -> (u32, u32) {
     (side("width"), side("height"))
 }
 
-/// AppArmor and SELinux judge host paths and host processes; the guest's kernel has neither.
-fn drop_security_labels(process: &mut Map<String, Value>, id: &ContainerId) {
-    for key in ["apparmorProfile", "selinuxLabel"] {
-        let Some(Value::String(label)) = process.remove(key) else {
+/// Labels of an OCI "process".
+const PROCESS_LABELS: [&str; 2] = ["apparmorProfile", "selinuxLabel"];
+
+/// AppArmor and SELinux judge host paths and host processes; the guest's kernel has neither. `what` has the labels.
+fn drop_labels(object: &mut Map<String, Value>, keys: &[&str], what: &str) {
+    for key in keys {
+        let Some(Value::String(label)) = object.remove(*key) else {
             continue;
         };
         if !label.is_empty() && label != "unconfined" {
-            tracing::info!("container {id}: {key} {label:?} is not applied: the microVM's kernel has no such policy");
+            tracing::info!("{what}: {key} {label:?} is not applied: the microVM's kernel has no such policy");
         }
     }
 }
