@@ -74,6 +74,15 @@ CASES = (
         complains=("not permitted",),
     ),
     Case(
+        # Its list has the loop device by the host's name as well.
+        "disk-of-a-privileged-container",
+        f"""{DISK}
+        docker run --rm --network none --name $ID --runtime $DRT --privileged --device $LOOP:/dev/osd bulkhead/busybox sh -c '
+            cat /dev/osd | wc -c; echo from the container | dd of=/dev/osd bs=512 seek=2000 conv=notrunc 2>/dev/null && echo written'
+        dd if=$W/image bs=512 skip=2000 count=1 2>/dev/null | head -n 1""",
+        stdout="67108864\nwritten\nfrom the container",
+    ),
+    Case(
         # A loop device is the guest's own there, whatever it is on the host.
         "image-mounted-by-a-privileged-container",
         """

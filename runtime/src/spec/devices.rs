@@ -68,9 +68,13 @@ pub(crate) struct WantedDisk {
     pub(crate) mounts: Vec<usize>,
 }
 
-/// The block devices that a spec names, each once: nodes, except a privileged container's, which lists all that the host has, and sources
-/// of mounts. Looks at the host's files; blocks.
+/// The block devices that a spec names, each once: nodes, except those that a privileged container has for being privileged, and sources of
+/// mounts. Looks at the host's files; blocks.
 pub(crate) fn wanted_disks(spec: &Value) -> Vec<WantedDisk> {
+    disks_of(spec, named_by_host)
+}
+
+fn disks_of(spec: &Value, named_by_host: impl Fn(&Path) -> Option<BlockDevice>) -> Vec<WantedDisk> {
     let mut wanted: Vec<WantedDisk> = Vec::new();
     let mut want = |device, read_only, mount: Option<usize>| match wanted.iter_mut().find(|disk| disk.device == device)
     {
@@ -84,10 +88,10 @@ pub(crate) fn wanted_disks(spec: &Value) -> Vec<WantedDisk> {
             mounts: mount.into_iter().collect(),
         }),
     };
-    let linux = spec.get("linux").and_then(Value::as_object);
-    if let Some(linux) = linux.filter(|linux| !allows_all(linux)) {
+    if let Some(linux) = spec.get("linux").and_then(Value::as_object) {
+        let privileged = allows_all(linux);
         let nodes = linux.get("devices").and_then(Value::as_array).into_iter().flatten();
-        for device in nodes.filter_map(block_device) {
+        for device in nodes.filter_map(|node| wanted_disk(node, privileged, &named_by_host)) {
             want(device, !may_write(linux, device), None);
         }
     }
@@ -98,6 +102,30 @@ pub(crate) fn wanted_disks(spec: &Value) -> Vec<WantedDisk> {
         }
     }
     wanted
+}
+
+/// The disk of the host that a node is to stand for. Clients give a privileged container all devices that the host has, by the host's own
+/// names: who asked for one has given it another name, or else would have it anyway.
+fn wanted_disk(
+    node: &Value,
+    privileged: bool,
+    named_by_host: impl Fn(&Path) -> Option<BlockDevice>,
+) -> Option<BlockDevice> {
+    let device = block_device(node)?;
+    let given_to_all = || {
+        let path = node.get("path").and_then(Value::as_str).unwrap_or_default();
+        named_by_host(Path::new(path)) == Some(device)
+    };
+    (!privileged || !given_to_all()).then_some(device)
+}
+
+/// The block device that the host has at a path. Clients look for devices in /dev alone; elsewhere nobody may answer.
+fn named_by_host(path: &Path) -> Option<BlockDevice> {
+    let node = path
+        .starts_with("/dev")
+        .then(|| std::fs::symlink_metadata(path).ok())
+        .flatten()?;
+    node.file_type().is_block_device().then(|| BlockDevice::of(node.rdev()))
 }
 
 fn block_device(node: &Value) -> Option<BlockDevice> {
@@ -156,8 +184,16 @@ fn may_write(linux: &Map<String, Value>, device: BlockDevice) -> bool {
 }
 
 /// Drops nodes of host hardware from a privileged container's list (it names all there are), but for loop devices, which are the guest's
-/// there; refuses them where somebody asked for just that device and cannot be given it.
+/// there, and disks that were asked for; refuses nodes where somebody asked for just that device and cannot be given it.
 pub(super) fn keep_meaningful(linux: &mut Map<String, Value>, id: &ContainerId) -> Result<()> {
+    keep(linux, id, named_by_host)
+}
+
+fn keep(
+    linux: &mut Map<String, Value>,
+    id: &ContainerId,
+    named_by_host: impl Fn(&Path) -> Option<BlockDevice>,
+) -> Result<()> {
     let privileged = allows_all(linux);
     let Some(devices) = linux.get_mut("devices").and_then(Value::as_array_mut) else {
         return Ok(());
@@ -165,8 +201,9 @@ pub(super) fn keep_meaningful(linux: &mut Map<String, Value>, id: &ContainerId) 
     let before = devices.len();
     let mut refused = None;
     devices.retain(|device| {
-        let keep =
-            is_everywhere(device) || block_device(device).is_some_and(|block| !privileged || block.major == LOOP);
+        let keep = is_everywhere(device)
+            || wanted_disk(device, privileged, &named_by_host).is_some()
+            || block_device(device).is_some_and(|block| block.major == LOOP);
         if !keep && refused.is_none() {
             refused = Some(describe(device));
         }

@@ -41,18 +41,57 @@ fn a_disk_is_read_only_unless_the_last_rule_for_it_lets_it_be_written() {
     }
 }
 
+/// The host has [`DISK`] as /dev/sda.
+fn host(path: &Path) -> Option<BlockDevice> {
+    (path == Path::new("/dev/sda")).then_some(DISK)
+}
+
+fn privileged(devices: Value) -> Value {
+    json!({ "devices": devices, "resources": { "devices": [{ "allow": true, "access": "rwm" }] } })
+}
+
 #[test]
 fn a_privileged_container_gets_none_of_the_disks_that_it_lists() {
-    assert_eq!(wanted_disks(&spec(json!([{ "allow": true, "access": "rwm" }]))), []);
+    let disk = json!({ "type": "b", "path": "/dev/sda", "major": 8, "minor": 0 });
+    assert_eq!(disks_of(&json!({ "linux": privileged(json!([disk])) }), host), []);
+}
+
+#[test]
+fn a_privileged_container_gets_a_disk_by_another_name_than_the_hosts() {
+    let listed = json!({ "type": "b", "path": "/dev/sda", "major": 8, "minor": 0 });
+    let wanted = json!({ "type": "b", "path": "/dev/osd", "major": 8, "minor": 0 });
+    let mut linux = privileged(json!([listed, wanted.clone()]));
+    let disk = WantedDisk {
+        device: DISK,
+        read_only: false,
+        mounts: Vec::new(),
+    };
+    assert_eq!(disks_of(&json!({ "linux": linux.clone() }), host), [disk]);
+    keep(
+        linux.as_object_mut().unwrap(),
+        &ContainerId::try_from("c").unwrap(),
+        host,
+    )
+    .unwrap();
+    assert_eq!(linux["devices"], json!([wanted]));
 }
 
 #[test]
 fn a_privileged_container_keeps_the_nodes_of_loop_devices() {
-    let disk = json!({ "type": "b", "path": "/dev/sda", "major": 8, "minor": 0 });
     let image = json!({ "type": "b", "path": "/dev/loop3", "major": 7, "minor": 3 });
-    let mut linux =
-        json!({ "devices": [disk, image.clone()], "resources": { "devices": [{ "allow": true, "access": "rwm" }] } });
-    keep_meaningful(linux.as_object_mut().unwrap(), &ContainerId::try_from("c").unwrap()).unwrap();
+    let disk = json!({ "type": "b", "path": "/dev/sda", "major": 8, "minor": 0 });
+    let mut linux = privileged(json!([disk, image.clone()]));
+    let host = |path: &Path| match path.to_str() {
+        Some("/dev/loop3") => Some(BlockDevice { major: 7, minor: 3 }),
+        _ => host(path),
+    };
+    assert_eq!(disks_of(&json!({ "linux": linux.clone() }), host), []);
+    keep(
+        linux.as_object_mut().unwrap(),
+        &ContainerId::try_from("c").unwrap(),
+        host,
+    )
+    .unwrap();
     assert_eq!(linux["devices"], json!([image]));
 }
 
