@@ -1,4 +1,4 @@
-"""Volumes that containers of one pod have in common: what leads from one container to the other through a file."""
+"""Volumes that several have: what leads from one container of a pod to the other through a file, and what of the host's changes is seen."""
 
 import pytest
 
@@ -110,6 +110,67 @@ except OSError as error: print(error.strerror)'
         other rw 'print(sorted(os.listdir()), os.listdir("in"))'
         umount $W/v/in; touch $W/old/end; finish; ls $W/v""",
         stdout="['new']\n['in', 'new', 'written'] ['mounted']\nended with 0\nready\n['end']\nin\nnew\nwritten",
+    ),
+)
+
+# see LINE...: waits until the container has printed each, 2 s at most for all of them.
+SEE = r"""
+see() {
+    local line now end=$((${EPOCHREALTIME/[.,]/} + 2000000))
+    for line in "$@"; do
+        until grep -qsxF -- "$line" $W/out; do
+            now=${EPOCHREALTIME/[.,]/}
+            ((now < end)) || { echo "not seen: $line"; cat $W/out; break; }
+            sleep 0.05
+        done
+        grep -sxF -- "$line" $W/out | head -n 1
+    done
+}
+"""
+# Tells what it sees of the files whenever that has changed: of `opened` by the descriptor that it had from the start, else by the name.
+POLLING = """
+said = {}
+def say(what, value):
+    if said.get(what) != value:
+        said[what] = value
+        print(what, value, flush=True)
+def seen(look):
+    try: return look()
+    except FileNotFoundError: return "gone"
+fd = os.open("opened", os.O_RDONLY)
+ready()
+while not os.path.exists("end"):
+    say("closed:", seen(lambda: open("closed").read()))
+    say("mode:", seen(lambda: oct(os.stat("closed").st_mode & 0o777)))
+    say("opened:", os.pread(fd, 99, 0).decode())
+    say("its size, mode, links:", (os.fstat(fd).st_size, oct(os.fstat(fd).st_mode & 0o777), os.fstat(fd).st_nlink))
+    say("linked:", seen(lambda: open("linked").read()))
+    time.sleep(0.05)
+"""
+
+CASES += (
+    Case(
+        # The last change is how Kubernetes replaces a ConfigMap.
+        "volume-that-the-host-changes",
+        FUNCTIONS
+        + SEE
+        + f"""
+        cd $W/v; umask 022; printf first | tee closed >opened; mkdir ..1 ..2; printf one >..1/linked; printf two >..2/linked; ln -s ..1 ..data; ln -s ..data/linked linked
+        one '{POLLING}'
+        see "closed: first" "mode: 0o644" "opened: first" "its size, mode, links: (5, '0o644', 1)" "linked: one"
+        printf other | tee closed >opened; see "closed: other" "opened: other"
+        printf 'much longer' | tee closed >opened; see "closed: much longer" "opened: much longer" "its size, mode, links: (11, '0o644', 1)"
+        chmod 600 closed opened; see "mode: 0o600" "its size, mode, links: (11, '0o600', 1)"
+        ln -s ..2 ..new; mv -T ..new ..data; rm -r ..1; see "linked: two"
+        rm closed opened; see "closed: gone" "mode: gone" "its size, mode, links: (11, '0o600', 0)"
+        touch end; wait $CTR; echo "ended with $?"; cat $W/err >&2""",
+        stdout="closed: first\nmode: 0o644\nopened: first\nits size, mode, links: (5, '0o644', 1)\nlinked: one\n"
+        "closed: other\nopened: other\n"
+        "closed: much longer\nopened: much longer\nits size, mode, links: (11, '0o644', 1)\n"
+        "mode: 0o600\nits size, mode, links: (11, '0o600', 1)\n"
+        "linked: two\n"
+        "closed: gone\nmode: gone\nits size, mode, links: (11, '0o600', 0)\n"
+        "ended with 0",
     ),
 )
 
