@@ -2,9 +2,9 @@
 
 import pytest
 
-from harness.answers import Differs
+from harness.answers import Case, Differs
 from harness.facts import Fact, each_fact, each_group
-from harness.oci import Spec, added, all_of, container, refused
+from harness.oci import Spec, added, all_of, container, mount, refused
 
 STATUS = "grep -E '^(Cap|Uid|Gid|Groups|NoNewPrivs)' /proc/self/status"
 LIMITS = {
@@ -124,6 +124,30 @@ CASES = (
     container("version-is-no-version", "echo it ran", '.ociVersion = "x"', stdout="it ran", differs=Differs("a version that the runtime specification does not have is refused", status=1, stdout="^$", stderr="incompatible version 'x'")),
     container("arguments-of-three-megabytes", "echo it ran", '.process.args += [range(24) | "y" * 131000]', status=255, stdout="", complains=("argument list too long",)),
     container("arguments-of-ten-megabytes", "echo it ran", '.process.args += [range(80) | "y" * 131000]', status=255, stdout="", complains=("argument list too long",), differs=Differs("a specification that does not fit into a message to the guest is refused when the container is made", status=1)),
+    Case(
+        "oci-working-folder-of-a-process-added-is-relative",
+        """begin $BUSYBOX $ID sh -c "echo ready; exec sleep 1000"
+        ctr task exec --exec-id added --cwd tmp $ID pwd; echo "-> $?"; ctr task kill -s KILL $ID; finish >/dev/null""",
+        stdout="-> 1",
+        complains=("Cwd must be an absolute path",),
+    ),
+    container("working-folder-in-a-tmpfs", "pwd; stat -c '%a %u %g' .; touch x && echo written", all_of(mount("/tmp", "tmpfs", "tmpfs"), '.process.cwd = "/tmp/build"'), stdout="/tmp/build\n755 0 0\nwritten"),
+    container(
+        "working-folder-of-a-user-is-roots",
+        "pwd; stat -c '%a %u %g' . ..; umask; touch x",
+        '.process.user = {uid: 5, gid: 6, umask: 63} | .process.capabilities = {} | .process.cwd = "/run/app/deep"',
+        status=1,
+        stdout="/run/app/deep\n755 0 0\n755 0 0\n0077",
+        complains=("Permission denied",),
+    ),
+    container("working-folder-behind-a-link", "readlink /proc/self/cwd; readlink /link", '.process.cwd = "/link/new"', before="mkdir $W/root/outside; ln -s /outside $W/root/link", after="ls -A $W/root/outside", stdout="/outside/new\n/outside\nnew"),
+    container("working-folder-behind-a-link-upwards", "readlink /proc/self/cwd", '.process.cwd = "/up/new"', before="mkdir $W/root/outside; ln -s ../../../../outside $W/root/up", after="[ -e /outside ] || echo nothing beside", stdout="/outside/new\nnothing beside"),
+    container("working-folder-behind-a-link-into-a-tmpfs", "readlink /proc/self/cwd", '.process.cwd = "/var/run/app"', before="mkdir $W/root/var; ln -s /run $W/root/var/run", after="ls -A $W/root/run | wc -l", stdout="/run/app\n0"),
+    container("working-folder-in-a-volume-on-a-tmpfs", "readlink /proc/self/cwd", all_of(mount("/t", "tmpfs", "tmpfs"), mount("/t/b", "bind", "$w/src", "bind"), '.process.cwd = "/t/b/new"'), before="mkdir $W/src", after="stat -c %a $W/src/new", stdout="/t/b/new\n755"),
+    container("working-folder-of-a-read-only-root", "readlink /proc/self/cwd; touch x", '.root.readonly = true | .process.cwd = "/new/deep"', status=1, stdout="/new/deep", complains=("Read-only file system",)),
+    container("working-folder-in-a-read-only-tmpfs", "readlink /proc/self/cwd; touch x", all_of(mount("/t", "tmpfs", "tmpfs", "ro"), '.process.cwd = "/t/new"'), status=1, stdout="/t/new", complains=("Read-only file system",)),
+    refused("working-folder-in-a-read-only-volume", all_of(mount("/b", "bind", "$w/src", "bind", "ro"), '.process.cwd = "/b/new"'), "[Rr]ead-only file system", before="mkdir $W/src", after="ls -A $W/src"),
+    refused("working-folder-behind-a-link-to-nowhere", '.process.cwd = "/link/x"', "file exists|not a directory", before="mkdir $W/beside; ln -s $W/beside $W/root/link", after="ls -A $W/beside"),
     container("root-is-missing", "true", '.root.path = $w + "/no/root"', status=1, complains=("/no/root",)),
 )
 

@@ -3,18 +3,16 @@
 use super::complaints::{self, Complaints};
 use super::helper::{TerminalSize, receive};
 use super::restrictions::Restrictions;
-use super::{keyring, mounts, program, rlimits, stream_owner, user_namespace};
+use super::{keyring, mounts, program, rlimits, stream_owner, user_namespace, working_directory};
 use crate::error::chain;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::container::{ContainerStatus, State};
 use libcontainer::hooks::run_hooks;
 use libcontainer::syscall::syscall::SyscallType;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::stat::{Mode, mkdirat};
-use nix::unistd::{Pid, setfsgid, setfsuid};
+use nix::unistd::Pid;
 use oci_spec::runtime::{Hook, Process, Spec};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -23,7 +21,7 @@ use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 /// Exit status of an init whose program cannot be run, as runc has it.
 const CANNOT_RUN: i32 = 255;
@@ -81,8 +79,6 @@ pub fn start_socket(directory: &Path, id: &str) -> PathBuf {
 /// Makes the container.
 pub fn run(mut request: Request) -> Outcome {
     let rootfs = at_hand(&mut request)?;
-    // Before the mounts get their true places: it compares them as they are written.
-    prepare_cwd(&request.spec, &rootfs)?;
     let (unfinished, originals) = mounts::prepare(&mut request.spec, &rootfs)?;
     mounts::mount_here(&mut request.spec, &request.disks, &originals, &request.directory)?;
     drop(originals);
@@ -97,6 +93,7 @@ pub fn run(mut request: Request) -> Outcome {
     let bundle = request.directory.join("bundle");
     let hooks = StartHooks::take(&mut request.spec, &request.id, &bundle);
     let restrictions = Restrictions::take(&mut request.spec).ok_or("the specification has no process")?;
+    let cwd = take_cwd(&mut request.spec);
     std::fs::create_dir_all(&bundle).map_err(text)?;
     let file = File::create(bundle.join("config.json")).map_err(text)?;
     serde_json::to_writer(file, &request.spec).map_err(|error| text(error.into()))?;
@@ -109,6 +106,7 @@ pub fn run(mut request: Request) -> Outcome {
     let built = ContainerBuilder::new(request.id.clone(), SyscallType::default())
         .with_executor(ContainerProgram {
             complaints,
+            cwd,
             hooks,
             restrictions,
         })
@@ -182,6 +180,16 @@ fn at_hand(request: &mut Request) -> Result<PathBuf, String> {
     Ok(near)
 }
 
+/// The init's working directory, of which libcontainer is told nothing: it would enter it before anybody could make it.
+fn take_cwd(spec: &mut Spec) -> PathBuf {
+    let process = spec.process_mut().as_mut();
+    process.map_or_else(PathBuf::new, |process| {
+        let cwd = process.cwd().clone();
+        process.set_cwd(PathBuf::new());
+        cwd
+    })
+}
+
 /// Writes the pod-wide kernel parameters below /proc/sys/net.
 fn apply_network_sysctls(sysctls: &HashMap<String, String>) -> Result<(), String> {
     for (key, value) in sysctls {
@@ -196,69 +204,6 @@ fn apply_network_sysctls(sysctls: &HashMap<String, String>) -> Result<(), String
         }
         let path = Path::new("/proc/sys").join(relative);
         std::fs::write(&path, value).map_err(|error| format!("cannot set sysctl {key}={value}: {error}"))?;
-    }
-    Ok(())
-}
-
-/// runc makes a missing working directory; so does this, unless a mount lies over the place.
-fn prepare_cwd(spec: &Spec, rootfs: &Path) -> Result<(), String> {
-    let Some(cwd) = spec.process().as_ref().map(|process| process.cwd().clone()) else {
-        return Ok(());
-    };
-    if !cwd.is_absolute() {
-        return Err("Cwd must be an absolute path".to_string());
-    }
-    let mut base = rootfs.to_owned();
-    let mut rest = cwd.as_path();
-    for mount in spec.mounts().iter().flatten() {
-        if let Ok(below) = cwd.strip_prefix(mount.destination()) {
-            match mount.source().as_ref().filter(|_| mounts::is_bind(mount)) {
-                Some(source) => (base, rest) = (source.clone(), below),
-                // A file system of its own; its mount point is made with it.
-                None => return Ok(()),
-            }
-        }
-    }
-    let failed = |errno: nix::Error| {
-        format!(
-            "unable to start container process: mkdir {}: {}",
-            cwd.display(),
-            program::text(errno)
-        )
-    };
-    // As who the container's root is.
-    let (user, group) = user_namespace::root_outside(spec);
-    let (old_user, old_group) = (setfsuid(user), setfsgid(group));
-    let made = make_directories(&base, rest).map_err(failed);
-    setfsgid(old_group);
-    setfsuid(old_user);
-    made
-}
-
-/// mkdir -p of `path` inside `base`, whose symbolic links cannot lead out of it.
-fn make_directories(base: &Path, path: &Path) -> nix::Result<()> {
-    let how = OpenHow::new()
-        .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
-        .resolve(ResolveFlag::RESOLVE_IN_ROOT);
-    let root =
-        File::open(base).map_err(|error| nix::Error::from_raw(error.raw_os_error().unwrap_or(nix::libc::EIO)))?;
-    let mut so_far = PathBuf::from(".");
-    let mut parent: Option<OwnedFd> = None;
-    for part in path.components() {
-        let Component::Normal(name) = part else { continue };
-        so_far.push(name);
-        let opened = match openat2(&root, &so_far, how) {
-            Err(nix::Error::ENOENT) => {
-                let mode = Mode::from_bits_truncate(0o755);
-                match &parent {
-                    Some(parent) => mkdirat(parent, name, mode)?,
-                    None => mkdirat(&root, name, mode)?,
-                }
-                openat2(&root, &so_far, how)
-            }
-            result => result,
-        };
-        parent = Some(opened?);
     }
     Ok(())
 }
@@ -310,6 +255,8 @@ fn writable_null() -> Result<(), String> {
 struct ContainerProgram {
     /// Takes the exact message, which libcontainer's own errors would bury.
     complaints: Complaints,
+    /// Its working directory.
+    cwd: PathBuf,
     hooks: StartHooks,
     restrictions: Restrictions,
 }
@@ -356,6 +303,7 @@ impl Executor for ContainerProgram {
             .as_ref()
             .ok_or(ExecutorValidationError::ArgValidationError("no process".into()))?;
         writable_null()
+            .and_then(|()| working_directory::enter(&self.cwd))
             .and_then(|()| self.restrictions.apply(|| program::find(process).map(drop)))
             .map_err(|message| {
                 self.complaints.say(&message);

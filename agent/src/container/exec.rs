@@ -8,6 +8,7 @@ use super::create::{Made, Outcome};
 use super::helper::TerminalSize;
 use super::restrictions::Restrictions;
 use super::scheduling::Scheduling;
+use super::working_directory::not_entered;
 use super::{keyring, program, rlimits, stream_owner};
 use crate::sys;
 use libcontainer::capabilities::reset_effective;
@@ -198,12 +199,7 @@ fn enter(
     Restrictions::of(process, request.seccomp.clone()).apply(|| {
         if first_try.is_err() {
             let cwd = process.cwd();
-            chdir(cwd).map_err(|errno| {
-                format!(
-                    "chdir to cwd ({cwd:?}) set in config.json failed: {}",
-                    program::text(errno)
-                )
-            })?;
+            chdir(cwd).map_err(|errno| not_entered(cwd, errno))?;
         }
         program::find(process)
     })

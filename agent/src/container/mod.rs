@@ -25,6 +25,7 @@ pub mod share;
 mod spec;
 mod stream_owner;
 mod user_namespace;
+mod working_directory;
 
 use crate::disks;
 use crate::error::{Error, Kind, Result};

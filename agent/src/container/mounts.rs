@@ -112,7 +112,8 @@ pub struct Unfinished(Vec<(PathBuf, Change)>);
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Change {
     Propagation(MsFlags),
-    /// The mount is; until then there are devices to be made in /dev, and places of further mounts in a tmpfs.
+    /// The mount is; until then there are devices to be made in /dev, places of further mounts in a tmpfs, and the working directory
+    /// anywhere.
     ReadOnly,
     /// Whatever lies there is, and may not lie there.
     ReadOnlyPath,
@@ -160,6 +161,12 @@ pub fn prepare(spec: &mut Spec, rootfs: &Path) -> Result<(Unfinished, Originals)
                 cover(place, &mut earlier);
             }
         }
+    }
+    if let Some(root) = spec.root_mut()
+        && root.readonly() == Some(true)
+    {
+        unfinished.push((PathBuf::from("/"), Change::ReadOnly));
+        root.set_readonly(Some(false));
     }
     if let Some(linux) = spec.linux_mut() {
         let paths = linux.readonly_paths().iter().flatten().map(PathBuf::from);
@@ -518,7 +525,7 @@ fn is_tmpfs(mount: &Mount) -> bool {
 }
 
 /// Whether libcontainer takes a mount for a bind mount.
-pub fn is_bind(mount: &Mount) -> bool {
+fn is_bind(mount: &Mount) -> bool {
     let options = mount.options().iter().flatten();
     mount.typ().as_deref() == Some("bind") || options.into_iter().any(|option| option == "bind" || option == "rbind")
 }

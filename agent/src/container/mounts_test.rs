@@ -119,6 +119,7 @@ fn what_libcontainer_drops_is_left_to_do() {
             { "destination": "/c", "type": "tmpfs", "source": "x", "options": ["mode=1777", "rw", "ro", "tmpcopyup", "size=1m"] },
             { "destination": "/dev", "type": "tmpfs", "source": "x", "options": ["ro"] },
         ],
+        "root": { "path": "/x", "readonly": true },
         "linux": { "readonlyPaths": ["/proc/sys"] },
     }))
     .unwrap();
@@ -129,10 +130,12 @@ fn what_libcontainer_drops_is_left_to_do() {
         ("/b", Change::Propagation(MsFlags::MS_SLAVE | MsFlags::MS_REC)),
         ("/c", Change::ReadOnly),
         ("/dev", Change::ReadOnly),
+        ("/", Change::ReadOnly),
         ("/proc/sys", Change::ReadOnlyPath),
         ("/s", Change::NoLinks),
     ];
     assert_eq!(*spec.linux().as_ref().unwrap().readonly_paths(), None);
+    assert_eq!(spec.root().as_ref().unwrap().readonly(), Some(false));
     assert_eq!(
         unfinished.0,
         expected.map(|(place, change)| (PathBuf::from(place), change))

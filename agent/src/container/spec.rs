@@ -38,7 +38,7 @@ pub fn parse(json: &[u8]) -> Result<Spec> {
 pub fn parse_process(json: &[u8]) -> Result<Process> {
     let mut process: Process = serde_json::from_slice(json)
         .map_err(|error| Error::invalid(format!("the process description cannot be read: {error}")))?;
-    adapt_process(&mut process);
+    adapt_process(&mut process)?;
     Ok(process)
 }
 
@@ -58,7 +58,7 @@ pub fn adapt(mut spec: Spec, cgroup: &Cgroup, joined: Option<&Joined<'_>>) -> Re
     if process.exec_cpu_affinity().is_some() {
         crate::kmsg::notice("execCPUAffinity is left out: it names CPUs of the host");
     }
-    adapt_process(process);
+    adapt_process(process)?;
     if spec.root().is_none() {
         return Err(Error::invalid("the OCI spec has no root"));
     }
@@ -100,8 +100,9 @@ pub fn adapt(mut spec: Spec, cgroup: &Cgroup, joined: Option<&Joined<'_>>) -> Re
     })
 }
 
-/// The parts of a process that mean nothing in the guest, or the same to runc when they are absent as when they are empty.
-fn adapt_process(process: &mut Process) {
+/// The parts of a process that mean nothing in the guest, or the same to runc when they are absent as when they are empty; and what no
+/// process can be.
+fn adapt_process(process: &mut Process) -> Result<()> {
     process.set_apparmor_profile(None).set_selinux_label(None);
     process.set_exec_cpu_affinity(None);
     if process.no_new_privileges() == Some(false) {
@@ -123,6 +124,10 @@ fn adapt_process(process: &mut Process) {
     if process.cwd().as_os_str().is_empty() {
         process.set_cwd(PathBuf::from("/"));
     }
+    if !process.cwd().is_absolute() {
+        return Err(Error::invalid("Cwd must be an absolute path"));
+    }
+    Ok(())
 }
 
 /// What the process has when nobody says: what root has.

@@ -163,3 +163,14 @@ fn a_process_without_capabilities_in_its_spec_has_all() {
         [Some(0); 2]
     );
 }
+
+#[test]
+fn a_relative_working_directory_is_refused() {
+    let mut relative = spec();
+    relative["process"]["cwd"] = "tmp".into();
+    let process = serde_json::to_vec(&relative["process"]).unwrap();
+    let errors = [adapted(&relative, None).err().unwrap(), parse_process(&process).unwrap_err()];
+    for error in errors {
+        assert_eq!(error.message, "Cwd must be an absolute path");
+    }
+}

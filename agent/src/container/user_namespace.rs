@@ -7,7 +7,7 @@ use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, Gid, Pid, Uid, pipe2, read, write};
+use nix::unistd::{ForkResult, Pid, pipe2, read, write};
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 use std::fs::File;
 use std::io;
@@ -79,13 +79,6 @@ fn translate(map: &[LinuxIdMapping], id: u32) -> Option<u32> {
         let nth = id.checked_sub(line.container_id()).filter(|nth| *nth < line.size())?;
         line.host_id().checked_add(nth)
     })
-}
-
-/// Who user and group 0 of a container are outside of its user namespace, if it has a new one.
-pub fn root_outside(spec: &Spec) -> (Uid, Gid) {
-    let outside = Outside::of(spec);
-    let (user, group) = (outside.user(0), outside.group(0));
-    (Uid::from_raw(user.unwrap_or(0)), Gid::from_raw(group.unwrap_or(0)))
 }
 
 fn with_maps(users: &[LinuxIdMapping], groups: &[LinuxIdMapping]) -> Result<File, String> {
