@@ -100,6 +100,9 @@ USER = Spec(
 
 GROUPS = (ROOT, USER)
 
+# The one or the other, by runc's version.
+NOBODY = "[Ii]nvalid argument|must be in range"
+
 CASES = (
     container("no-capabilities", STATUS, ".process.capabilities = {} | .process.noNewPrivileges = false", says=("CapEff:\t0000000000000000\nCapBnd:\t0000000000000000",)),
     container("capabilities-not-named", STATUS, "del(.process.capabilities)", says=("CapEff:\t000001ffffffffff",)),
@@ -117,6 +120,9 @@ CASES = (
     ),
     refused("limit-unknown", '.process.rlimits = [{type: "RLIMIT_NO_SUCH", soft: 1, hard: 1}]', "RLIMIT_NO_SUCH"),
     refused("limit-soft-above-hard", '.process.rlimits = [{type: "RLIMIT_NOFILE", soft: 20, hard: 10}]', "invalid argument|RLIMIT_NOFILE"),
+    refused("user-that-nobody-is", ".process.user = {uid: 4294967295, gid: 0}", NOBODY),
+    refused("group-that-nobody-is-in", ".process.user = {uid: 0, gid: 4294967295}", NOBODY),
+    refused("further-group-that-nobody-is-in", ".process.user = {uid: 0, gid: 0, additionalGids: [5, 4294967295]}", NOBODY),
     refused("no-arguments", ".process.args = []", "args"),
     refused("scheduler-unknown", '.process.scheduler = {policy: "SCHED_NO_SUCH"}', "SCHED_NO_SUCH"),
     refused("io-priority-unknown", '.process.ioPriority = {class: "IOPRIO_CLASS_NO_SUCH", priority: 1}', "IOPRIO_CLASS_NO_SUCH"),

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use nix::unistd::Pid;
 use oci_spec::runtime::{
     Capabilities, LinuxCapabilities, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResources,
-    LinuxSeccomp, Process, Spec,
+    LinuxSeccomp, Process, Spec, User,
 };
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -127,7 +127,23 @@ fn adapt_process(process: &mut Process) -> Result<()> {
     if !process.cwd().is_absolute() {
         return Err(Error::invalid("Cwd must be an absolute path"));
     }
-    Ok(())
+    check_ids(process.user())
+}
+
+/// Refuses the id that nobody has: to the kernel it means "as it is" (setresuid(2)), and whoever asked for it would stay root.
+fn check_ids(user: &User) -> Result<()> {
+    let single = [("uid", user.uid()), ("gid", user.gid())];
+    let groups = user
+        .additional_gids()
+        .iter()
+        .flatten()
+        .map(|id| ("additionalGids", *id));
+    match single.into_iter().chain(groups).find(|(_, id)| *id == u32::MAX) {
+        None => Ok(()),
+        Some((field, id)) => Err(Error::invalid(format!(
+            "process.user.{field}: invalid argument: nobody has the id {id}"
+        ))),
+    }
 }
 
 /// What the process has when nobody says: what root has.

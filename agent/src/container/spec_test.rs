@@ -169,8 +169,33 @@ fn a_relative_working_directory_is_refused() {
     let mut relative = spec();
     relative["process"]["cwd"] = "tmp".into();
     let process = serde_json::to_vec(&relative["process"]).unwrap();
-    let errors = [adapted(&relative, None).err().unwrap(), parse_process(&process).unwrap_err()];
+    let errors = [
+        adapted(&relative, None).err().unwrap(),
+        parse_process(&process).unwrap_err(),
+    ];
     for error in errors {
         assert_eq!(error.message, "Cwd must be an absolute path");
     }
+}
+
+#[test]
+fn the_id_that_leaves_a_process_as_it_is_is_refused() {
+    let with = |field: &str, value: Value| {
+        let mut spec = spec();
+        spec["process"]["user"][field] = value;
+        let process = serde_json::to_vec(&spec["process"]).unwrap();
+        (adapted(&spec, None).map(drop), parse_process(&process).map(drop))
+    };
+    for (field, value) in [
+        ("uid", json!(u32::MAX)),
+        ("gid", json!(u32::MAX)),
+        ("additionalGids", json!([1, u32::MAX])),
+    ] {
+        let (of_init, of_exec) = with(field, value);
+        for error in [of_init.unwrap_err(), of_exec.unwrap_err()] {
+            assert!(error.message.starts_with(&format!("process.user.{field}: ")), "{error}");
+        }
+    }
+    let (of_init, of_exec) = with("uid", json!(u32::MAX - 1));
+    assert!(of_init.is_ok() && of_exec.is_ok());
 }
