@@ -115,3 +115,26 @@ async fn too_many_processes_are_refused_in_the_container_alone() {
     pod.end("c").await;
     assert!(pod.is_clean());
 }
+
+#[tokio::test]
+async fn a_limit_below_what_is_in_use_is_refused_instead_of_killing() {
+    let Some(pod) = pod_with_controllers().await else {
+        return;
+    };
+    pod.run_idle("c").await;
+    let fill = process(&["sh", "-c", "head -c 8000000 /dev/zero >/run/full"]);
+    pod.run_exec("c", "fill", &fill).await;
+    let checked = |limit: u32| json!({"memory": {"limit": limit, "checkBeforeUpdate": true}});
+    let error = pod.update("c", &checked(4_194_304)).await.unwrap_err();
+    assert!(
+        error.message().contains("rejecting memory limit 4194304 <= usage"),
+        "{}",
+        error.message()
+    );
+    pod.update("c", &checked(33_554_432)).await.unwrap();
+    let (limit, _) = pod
+        .run_exec("c", "see", &process(&["cat", "/sys/fs/cgroup/memory.max"]))
+        .await;
+    assert_eq!(limit, "33554432\n");
+    pod.end("c").await;
+}

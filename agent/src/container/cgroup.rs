@@ -173,6 +173,7 @@ impl Cgroup {
 
     /// Writes limits, those that are there.
     pub fn update(&self, resources: &LinuxResources) -> Result<()> {
+        limits::check_usage(resources, || self.memory_usage()).map_err(CgroupError::Refused)?;
         let limits = limits::files(resources, |file| self.path.join(file).exists()).map_err(CgroupError::Refused)?;
         for limit in limits {
             let written = if limit.file.contains('/') {
@@ -190,6 +191,12 @@ impl Cgroup {
             })?;
         }
         Ok(())
+    }
+
+    /// Bytes.
+    fn memory_usage(&self) -> Option<u64> {
+        let text = fs::read_to_string(self.path.join("memory.current")).ok()?;
+        text.trim().parse().ok()
     }
 
     /// Pids of all processes in the group and below.

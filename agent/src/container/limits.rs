@@ -60,6 +60,23 @@ pub fn files(resources: &LinuxResources, exists: impl Fn(&str) -> bool) -> Resul
     Ok(limits)
 }
 
+/// Refuses memory limits that what is in use does not fit into, if the client wants them checked: the kernel would kill until the rest fits.
+/// `usage`: the group's, in bytes; without it nothing is refused.
+pub fn check_usage(resources: &LinuxResources, usage: impl FnOnce() -> Option<u64>) -> Result<(), String> {
+    let memory = resources.memory().as_ref();
+    let Some(memory) = memory.filter(|memory| memory.check_before_update() == Some(true)) else {
+        return Ok(());
+    };
+    let Some(usage) = usage() else { return Ok(()) };
+    for (kind, limit) in [("memory+swap", memory.swap()), ("memory", memory.limit())] {
+        let limit = limit.and_then(|limit| u64::try_from(limit).ok()).unwrap_or(0);
+        if (1..=usage).contains(&limit) {
+            return Err(format!("rejecting {kind} limit {limit} <= usage {usage}"));
+        }
+    }
+    Ok(())
+}
+
 fn memory_files(
     memory: &LinuxMemory,
     exists: &impl Fn(&str) -> bool,

@@ -43,6 +43,35 @@ fn memory_and_swap_are_separated() {
 }
 
 #[test]
+fn a_memory_limit_below_what_is_in_use_is_refused_for_those_who_ask() {
+    let check = |memory: &str, usage: Option<u64>| {
+        let resources = serde_json::from_str(&format!(r#"{{"memory":{memory}}}"#)).unwrap();
+        check_usage(&resources, || usage)
+    };
+    let checked = r#"{"limit":1000,"swap":1500,"checkBeforeUpdate":true}"#;
+    assert_eq!(check(checked, Some(999)), Ok(()));
+    assert_eq!(check(checked, None), Ok(()));
+    assert_eq!(
+        check(checked, Some(1000)).unwrap_err(),
+        "rejecting memory limit 1000 <= usage 1000"
+    );
+    assert!(
+        check(checked, Some(1500))
+            .unwrap_err()
+            .contains("memory+swap limit 1500")
+    );
+    let unlimited = r#"{"limit":-1,"swap":-1,"checkBeforeUpdate":true}"#;
+    for fine in [
+        unlimited,
+        r#"{"checkBeforeUpdate":true}"#,
+        r#"{"limit":1000}"#,
+        r#"{"limit":1000,"checkBeforeUpdate":false}"#,
+    ] {
+        assert_eq!(check(fine, Some(5000)), Ok(()), "{fine}");
+    }
+}
+
+#[test]
 fn cpu_quota_and_period_share_a_file() {
     assert_eq!(
         limits(r#"{"cpu":{"quota":50000}}"#, &[]),

@@ -4,7 +4,7 @@
 
 use bulkhead_agent_protocol::agent::{
     ContainerRequest, CreateContainerRequest, Empty, ExecRequest, ProcessRequest, ProcessResponse, ResizePtyRequest,
-    SetFrozenRequest, SignalRequest, Stdio, WaitResponse,
+    SetFrozenRequest, SignalRequest, Stdio, UpdateRequest, WaitResponse,
 };
 use bulkhead_agent_protocol::agent_ttrpc::AgentClient;
 use serde_json::{Value, json};
@@ -222,6 +222,19 @@ impl Pod {
         };
         self.client
             .set_frozen(self.context(), &request)
+            .await
+            .map(drop)
+            .map_err(status)
+    }
+
+    pub async fn update(&self, id: &str, resources: &Value) -> Answer<()> {
+        let request = UpdateRequest {
+            container_id: id.to_string(),
+            resources: serde_json::to_vec(resources).unwrap(),
+            ..Default::default()
+        };
+        self.client
+            .update(self.context(), &request)
             .await
             .map(drop)
             .map_err(status)
