@@ -138,3 +138,21 @@ async fn a_limit_below_what_is_in_use_is_refused_instead_of_killing() {
     assert_eq!(limit, "33554432\n");
     pod.end("c").await;
 }
+
+#[tokio::test]
+async fn a_quota_and_its_burst_grow_and_shrink_together() {
+    let Some(pod) = pod_with_controllers().await else {
+        return;
+    };
+    pod.run_idle("c").await;
+    for (quota, burst) in [(40_000, 30_000), (20_000, 10_000), (90_000, 80_000)] {
+        let wanted = json!({"cpu": {"quota": quota, "period": 100_000, "burst": burst}});
+        pod.update("c", &wanted).await.unwrap();
+        let see = process(&["cat", "/sys/fs/cgroup/cpu.max", "/sys/fs/cgroup/cpu.max.burst"]);
+        let (text, _) = pod.run_exec("c", &format!("see-{quota}"), &see).await;
+        assert_eq!(text, format!("{quota} 100000\n{burst}\n"));
+    }
+    let too_much = json!({"cpu": {"quota": 10_000, "burst": 20_000}});
+    assert!(pod.update("c", &too_much).await.is_err());
+    pod.end("c").await;
+}

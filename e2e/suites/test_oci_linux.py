@@ -246,6 +246,8 @@ CASES = (
         differs=Differs("the guest mounts its cgroups with these options, the test host does not", stdout="^nsdelegate\nmemory_recursiveprot$"),
     ),
     added("process-added-to-a-time-namespace", "cut -d. -f1 /proc/uptime | awk '{print ($1 > 200000000)}'", OTHER_TIME, stdout="1\n-> 0"),
+    container("processor-burst", "cat /sys/fs/cgroup/cpu.max /sys/fs/cgroup/cpu.max.burst", all_of(CGROUP, ".linux.resources.cpu = {quota: 20000, period: 50000, burst: 15000}"), stdout="20000 50000\n15000"),
+    refused("processor-burst-above-the-quota", ".linux.resources.cpu = {quota: 20000, period: 50000, burst: 30000}", r"cpu\.max", "[Ii]nvalid argument"),
     refused("swap-without-a-limit", ".linux.resources.memory = {swap: 1000000}", "swap"),
     refused("swap-below-the-limit", ".linux.resources.memory = {limit: 50000000, swap: 1000000}", "swap"),
     refused("huge-pages-of-no-size", '.linux.resources.hugepageLimits = [{pageSize: "3MB", limit: 0}]', "3MB"),

@@ -184,11 +184,14 @@ impl Cgroup {
             } else {
                 fs::write(self.path.join(&limit.file), &limit.value)
             };
-            written.map_err(|source| CgroupError::Limit {
-                file: limit.file,
-                value: limit.value,
-                source,
-            })?;
+            match written {
+                Err(error) if limit.again && error.kind() == io::ErrorKind::InvalidInput => {}
+                written => written.map_err(|source| CgroupError::Limit {
+                    file: limit.file,
+                    value: limit.value,
+                    source,
+                })?,
+            }
         }
         Ok(())
     }

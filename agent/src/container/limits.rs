@@ -3,12 +3,24 @@
 use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxResources};
 
 /// One file of the group and what to write to it.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limit {
     /// Name of the file in the group.
     pub file: String,
     /// What is written.
     pub value: String,
+    /// Whether the kernel may refuse it (EINVAL), as it comes once more behind the limit that it has to fit to.
+    pub again: bool,
+}
+
+impl Limit {
+    fn new(file: &str, value: String) -> Limit {
+        Limit {
+            file: file.to_string(),
+            value,
+            again: false,
+        }
+    }
 }
 
 /// Quota period that the kernel takes by default, microseconds.
@@ -20,18 +32,10 @@ const PAGE_SIZES: [&str; 2] = ["2MB", "1GB"];
 /// The files to write for `resources`. `exists` tells whether the kernel has a file: swap and hugetlb depend on its config, and
 /// swap accounting that cannot act is left out silently as runc leaves it out on a host without swap.
 pub fn files(resources: &LinuxResources, exists: impl Fn(&str) -> bool) -> Result<Vec<Limit>, String> {
-    let mut limits = Vec::new();
-    let mut set = |file: &str, value: String| {
-        limits.push(Limit {
-            file: file.to_string(),
-            value,
-        })
-    };
+    let mut limits = resources.cpu().as_ref().map(cpu_files).unwrap_or_default();
+    let mut set = |file: &str, value: String| limits.push(Limit::new(file, value));
     if let Some(memory) = resources.memory() {
         memory_files(memory, &exists, &mut set)?;
-    }
-    if let Some(cpu) = resources.cpu() {
-        cpu_files(cpu, &mut set);
     }
     if let Some(pids) = resources.pids() {
         match pids.limit() {
@@ -107,25 +111,43 @@ fn swap_alone(both: i64, memory: i64) -> Result<Option<i64>, &'static str> {
     }
 }
 
-fn cpu_files(cpu: &LinuxCpu, set: &mut impl FnMut(&str, String)) {
+fn cpu_files(cpu: &LinuxCpu) -> Vec<Limit> {
+    let mut limits = Vec::new();
     if let Some(idle) = cpu.idle() {
-        set("cpu.idle", idle.to_string());
+        limits.push(Limit::new("cpu.idle", idle.to_string()));
     }
     if let Some(shares) = cpu.shares().filter(|shares| *shares != 0) {
-        set("cpu.weight", weight(shares).to_string());
+        limits.push(Limit::new("cpu.weight", weight(shares).to_string()));
     }
+    limits.extend(bandwidth_files(cpu));
+    limits
+}
+
+/// A burst must not be more than the quota that is in force when it is written, nor the quota less than the burst: one that shrinks has to
+/// go before its quota, one that grows behind it.
+fn bandwidth_files(cpu: &LinuxCpu) -> Vec<Limit> {
     let (quota, period) = (cpu.quota().unwrap_or(0), cpu.period().unwrap_or(0));
-    if quota != 0 || period != 0 {
-        let quota = if quota > 0 {
-            quota.to_string()
-        } else {
-            "max".to_string()
-        };
-        let period = if period == 0 { DEFAULT_PERIOD } else { period };
-        set("cpu.max", format!("{quota} {period}"));
+    let burst = cpu.burst().map(|burst| Limit::new("cpu.max.burst", burst.to_string()));
+    if quota == 0 && period == 0 {
+        return burst.into_iter().collect();
     }
-    if let Some(burst) = cpu.burst() {
-        set("cpu.max.burst", burst.to_string());
+    let quota = if quota > 0 {
+        quota.to_string()
+    } else {
+        "max".to_string()
+    };
+    let period = if period == 0 { DEFAULT_PERIOD } else { period };
+    let max = Limit::new("cpu.max", format!("{quota} {period}"));
+    match burst {
+        None => vec![max],
+        Some(burst) => vec![
+            Limit {
+                again: true,
+                ..burst.clone()
+            },
+            max,
+            burst,
+        ],
     }
 }
 

@@ -84,6 +84,27 @@ fn cpu_quota_and_period_share_a_file() {
 }
 
 #[test]
+fn a_burst_goes_before_its_quota_and_once_more_behind_it() {
+    let resources: LinuxResources =
+        serde_json::from_str(r#"{"cpu":{"quota":20000,"period":50000,"burst":5000}}"#).unwrap();
+    let limit = |file: &str, value: &str, again: bool| Limit {
+        file: file.to_string(),
+        value: value.to_string(),
+        again,
+    };
+    let expected = [
+        limit("cpu.max.burst", "5000", true),
+        limit("cpu.max", "20000 50000", false),
+        limit("cpu.max.burst", "5000", false),
+    ];
+    assert_eq!(files(&resources, |_| true).unwrap(), expected);
+    assert_eq!(
+        limits(r#"{"cpu":{"burst":5000}}"#, &[]),
+        [pair("cpu.max.burst", "5000")]
+    );
+}
+
+#[test]
 fn what_means_host_hardware_is_left_out() {
     let json = r#"{"cpu":{"cpus":"0-3","mems":"0"},"blockIO":{"weight":100},
                    "unified":{"cpuset.cpus":"1","io.max":"8:0 rbps=1","memory.high":"77"}}"#;
