@@ -83,6 +83,39 @@ async fn a_missing_working_directory_is_made() {
 }
 
 #[tokio::test]
+async fn a_missing_working_directory_is_made_in_mounts_and_behind_links() {
+    let pod = Pod::start().await;
+    std::os::unix::fs::symlink("/run", pod.rootfs().join("link")).unwrap();
+    let script = "readlink /proc/self/cwd; stat -c '%a %u %g' . ..; touch x; touch /x";
+    for (cwd, place) in [
+        ("/run/app/deep", "/run/app/deep"),
+        ("/link/app/deep", "/run/app/deep"),
+        ("/new/place", "/new/place"),
+    ] {
+        let mut spec = spec(&["sh", "-c", script]);
+        spec["process"]["cwd"] = cwd.into();
+        spec["process"]["user"] = json!({"uid": 1000, "gid": 1001, "umask": 63});
+        spec["process"]["capabilities"] = json!({});
+        spec["root"]["readonly"] = true.into();
+        let (stdio, streams) = Streams::output(&pod).await;
+        pod.create("c", &spec, stdio).await.unwrap();
+        pod.start_container("c").await.unwrap();
+        let (out, complaints) = streams.read().await;
+        assert_eq!(out, format!("{place}\n755 0 0\n755 0 0\n"));
+        assert!(
+            complaints.contains("touch: x: ") && complaints.contains("/x: Read-only"),
+            "{complaints}"
+        );
+        pod.wait("c", "").await;
+        pod.delete("c", "").await.unwrap();
+    }
+    assert!(
+        !pod.rootfs().join("run/app").exists(),
+        "the image has none of what was made in the tmpfs"
+    );
+}
+
+#[tokio::test]
 async fn execs_run_in_the_container_and_report_their_own_status() {
     let pod = Pod::start().await;
     pod.run_idle("c").await;

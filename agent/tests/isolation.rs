@@ -81,6 +81,20 @@ async fn no_capabilities_means_none() {
 }
 
 #[tokio::test]
+async fn a_process_that_is_added_without_capabilities_has_those_of_its_container() {
+    let pod = Pod::start().await;
+    let mut spec = spec(&["sleep", "1000"]);
+    spec["process"]["capabilities"] =
+        json!({"bounding": ["CAP_CHOWN"], "permitted": ["CAP_CHOWN"], "effective": ["CAP_CHOWN"]});
+    pod.create("c", &spec, Default::default()).await.unwrap();
+    pod.start_container("c").await.unwrap();
+    let mut exec = process(&["grep", "CapEff", "/proc/self/status"]);
+    exec.as_object_mut().unwrap().remove("capabilities");
+    assert_eq!(pod.run_exec("c", "e", &exec).await.0, "CapEff:\t0000000000000001\n");
+    pod.end("c").await;
+}
+
+#[tokio::test]
 async fn user_groups_umask_and_limits() {
     let pod = Pod::start().await;
     let script = "id -u; id -g; id -G; umask; ulimit -n; ulimit -Hn; echo $HOME; echo again > /dev/stdout";

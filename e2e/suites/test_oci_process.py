@@ -106,6 +106,8 @@ NOBODY = "[Ii]nvalid argument|must be in range"
 CASES = (
     container("no-capabilities", STATUS, ".process.capabilities = {} | .process.noNewPrivileges = false", says=("CapEff:\t0000000000000000\nCapBnd:\t0000000000000000",)),
     container("capabilities-not-named", STATUS, "del(.process.capabilities)", says=("CapEff:\t000001ffffffffff",)),
+    added("process-added-without-capabilities-has-the-containers", "grep -E '^Cap(Eff|Bnd)' /proc/self/status", "del(.process.capabilities)", stdout="CapEff:\t000001ffffffffff\nCapBnd:\t000001ffffffffff\n-> 0"),
+    added("process-added-with-no-capabilities", "grep -E '^Cap(Eff|Bnd)' /proc/self/status", ".process.capabilities = {}", stdout="CapEff:\t0000000000000000\nCapBnd:\t0000000000000000\n-> 0"),
     added(
         "process-added-is-scheduled-likewise",
         "uname -m; awk '{print $19, $41}' /proc/self/stat; ionice -p $$",

@@ -37,7 +37,7 @@ use bulkhead_agent_protocol::{SHARE_MOUNT, agent, disk_path};
 use cgroup::Cgroup;
 use helper::{Request, TerminalSize};
 use nix::libc;
-use oci_spec::runtime::LinuxSeccomp;
+use oci_spec::runtime::{LinuxCapabilities, LinuxSeccomp};
 use process::Process;
 use scheduling::Scheduling;
 use std::collections::HashMap;
@@ -67,6 +67,7 @@ struct Container {
     init: Arc<Process>,
     cgroup: Cgroup,
     directory: PathBuf,
+    capabilities: Option<LinuxCapabilities>,
     seccomp: Option<LinuxSeccomp>,
     scheduling: Scheduling,
     /// Whether it uses files of the pod's share.
@@ -263,6 +264,7 @@ impl Containers {
         std::fs::create_dir_all(directory).map_err(|error| Error::internal("container state", &error))?;
         let (ends, prepared) = stdio::prepare(&self.streams, &request.stdio).await?;
         let seccomp = spec::seccomp(&adapted.spec);
+        let capabilities = spec::capabilities(&adapted.spec);
         let kill_rest_at_end = !spec::owns_pid_namespace(&adapted.spec);
         let helper_request = Request::Create(Box::new(create::Request {
             id: id.to_string(),
@@ -291,6 +293,7 @@ impl Containers {
             init,
             cgroup: cgroup.clone(),
             directory: directory.to_owned(),
+            capabilities,
             seccomp,
             scheduling,
             shares,
@@ -366,7 +369,7 @@ impl Containers {
 
     async fn start_exec(&self, request: &agent::ExecRequest, container: &Container) -> Result<Arc<Process>> {
         let id = request.container_id.as_str();
-        let mut process = spec::parse_process(&request.process)?;
+        let mut process = spec::parse_process(&request.process, container.capabilities.as_ref())?;
         process.set_terminal(Some(request.stdio.terminal));
         let (ends, prepared) = stdio::prepare(&self.streams, &request.stdio).await?;
         let refused = |why: &str| {

@@ -34,10 +34,13 @@ pub fn parse(json: &[u8]) -> Result<Spec> {
     serde_json::from_slice(json).map_err(|error| Error::invalid(format!("the OCI spec cannot be read: {error}")))
 }
 
-/// Reads the OCI process object of an exec.
-pub fn parse_process(json: &[u8]) -> Result<Process> {
+/// Reads the OCI process object of an exec. It has the `capabilities` of its container unless it names its own.
+pub fn parse_process(json: &[u8], capabilities: Option<&LinuxCapabilities>) -> Result<Process> {
     let mut process: Process = serde_json::from_slice(json)
         .map_err(|error| Error::invalid(format!("the process description cannot be read: {error}")))?;
+    if process.capabilities().is_none() {
+        process.set_capabilities(capabilities.cloned());
+    }
     adapt_process(&mut process)?;
     Ok(process)
 }
@@ -235,6 +238,13 @@ fn build_namespace(typ: LinuxNamespaceType, path: Option<PathBuf>) -> Result<Lin
 /// The seccomp profile of a spec, for the processes that are started in the container later.
 pub fn seccomp(spec: &Spec) -> Option<LinuxSeccomp> {
     spec.linux().as_ref().and_then(|linux| linux.seccomp().clone())
+}
+
+/// The capabilities of an adapted spec, for the same processes.
+pub fn capabilities(spec: &Spec) -> Option<LinuxCapabilities> {
+    spec.process()
+        .as_ref()
+        .and_then(|process| process.capabilities().clone())
 }
 
 /// True if the container has a pid namespace that ends with its init.

@@ -171,7 +171,7 @@ fn a_relative_working_directory_is_refused() {
     let process = serde_json::to_vec(&relative["process"]).unwrap();
     let errors = [
         adapted(&relative, None).err().unwrap(),
-        parse_process(&process).unwrap_err(),
+        parse_process(&process, None).unwrap_err(),
     ];
     for error in errors {
         assert_eq!(error.message, "Cwd must be an absolute path");
@@ -184,7 +184,7 @@ fn the_id_that_leaves_a_process_as_it_is_is_refused() {
         let mut spec = spec();
         spec["process"]["user"][field] = value;
         let process = serde_json::to_vec(&spec["process"]).unwrap();
-        (adapted(&spec, None).map(drop), parse_process(&process).map(drop))
+        (adapted(&spec, None).map(drop), parse_process(&process, None).map(drop))
     };
     for (field, value) in [
         ("uid", json!(u32::MAX)),
@@ -198,4 +198,19 @@ fn the_id_that_leaves_a_process_as_it_is_is_refused() {
     }
     let (of_init, of_exec) = with("uid", json!(u32::MAX - 1));
     assert!(of_init.is_ok() && of_exec.is_ok());
+}
+
+#[test]
+fn a_process_that_is_added_without_capabilities_has_those_of_its_container() {
+    let of_container = capabilities(&adapted(&spec(), None).unwrap().spec);
+    let mut process = spec()["process"].clone();
+    let bounding = |process: &Value| {
+        let json = serde_json::to_vec(process).unwrap();
+        let parsed = parse_process(&json, of_container.as_ref()).unwrap();
+        parsed.capabilities().clone().unwrap().bounding().clone().unwrap().len()
+    };
+    process["capabilities"] = json!({});
+    assert_eq!(bounding(&process), 0, "none are named, which is something else");
+    process.as_object_mut().unwrap().remove("capabilities");
+    assert_eq!(bounding(&process), 1);
 }
