@@ -6,6 +6,7 @@ mod pod;
 
 use bulkhead_agent_protocol::agent::Stdio;
 use pod::{Pod, Streams, process, spec};
+use serde_json::json;
 use std::time::Duration;
 use tokio::time::sleep;
 use ttrpc::Code;

@@ -193,6 +193,23 @@ CASES = (
     container("mount-copies-up", "ls /etc; echo more >/etc/more; cat /etc/passwd", mount("/etc", "tmpfs", "tmpfs", "tmpcopyup"), says=("^passwd\nroot:x",)),
     container("mount-follows-no-links", "ln -s given /n/link; cat /n/link", mount("/n", "tmpfs", "tmpfs", "nosymfollow"), status=1, complains=("Too many|symbolic",)),
     container("mount-flags-of-the-file-system", "awk '$2 == \"/s\" {print $4}' /proc/self/mounts | grep -oE '(^|,)(sync|dirsync|lazytime)' | tr -d ,", mount("/s", "tmpfs", "tmpfs", "sync", "dirsync", "lazytime"), stdout="sync\ndirsync\nlazytime"),
+    container(
+        "mount-flags-without-effect",
+        "awk '$2 == \"/t\" || $2 == \"/mq\" || $2 == \"/u\" {print $2, $3}' /proc/self/mounts; touch /t/x && ls /t",
+        all_of(
+            mount("/t", "tmpfs", "tmpfs", "silent", "iversion", "size=1m"),
+            mount("/u", "tmpfs", "tmpfs", "loud", "noiversion", "sync"),
+            mount("/mq", "mqueue", "mqueue", "silent", "iversion"),
+            '(.mounts[] | select(.destination == "/proc") | .options) += ["silent", "loud"]',
+        ),
+        stdout="/t tmpfs\n/u tmpfs\n/mq mqueue\nx",
+    ),
+    container(
+        "mount-written-at-once-shows-the-containers-namespaces",
+        "cat /proc2/1/comm; touch /mq/q; ls /mq /dev/mqueue",
+        all_of(mount("/proc2", "proc", "proc", "sync"), mount("/mq", "mqueue", "mqueue", "dirsync")),
+        stdout="sh\n/dev/mqueue:\nq\n\n/mq:\nq",
+    ),
     container("mount-recursive-flags", "touch /r/x; cat /r/bin/given", all_of(mount("/r", "bind", "$w/src", "rbind", "rro", "rnoexec", "rnosuid", "rnodev")), before="mkdir -p $W/src/bin; echo given >$W/src/bin/given", stdout="given", complains=("Read-only file system",)),
     refused("mount-without-type", '.mounts += [{"destination": "/m", "source": "/tmp"}]', "/m|no such device"),
     refused("mount-of-unknown-type", mount("/m", "no-such-fs", "x"), "/m", "no such device"),

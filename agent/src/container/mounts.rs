@@ -146,6 +146,7 @@ pub fn prepare(spec: &mut Spec, rootfs: &Path) -> Result<(Unfinished, Originals)
         if let Some(options) = mount.options_mut() {
             // libcontainer takes these for the file system's.
             options.retain(|option| ![NO_LINKS, LINKS, COPY_UP].contains(&option.as_str()));
+            options.retain(|option| !WITHOUT_EFFECT.contains(&option.as_str()));
             options.retain(|option| !tmpfs || ![READ_ONLY, WRITABLE].contains(&option.as_str()));
         }
         if place != destination {
@@ -217,15 +218,16 @@ fn mounted_outside(file_system: &str, directory: &Path) -> io::Result<PathBuf> {
     Ok(place)
 }
 
-/// Mounts of `disks`, those that begin with one of the `originals`, and those with options that libcontainer drops and nobody can set
-/// later, are made here, below `directory`, in the calling process's mount namespace, and bound from there. For disks there is another
+/// Mounts of `disks`, those that begin with one of the `originals`, and every tmpfs with options that libcontainer drops and nobody can
+/// set later, are made here, below `directory`, in the calling process's mount namespace, and bound from there. For disks there is another
 /// reason: a container's init is in the container's cgroup, whose device filter knows only what processes may open, and libcontainer
 /// mounts for writing first.
 pub fn mount_here(spec: &mut Spec, disks: &[PathBuf], originals: &Originals, directory: &Path) -> Result<(), String> {
     let outside = Outside::of(spec);
     for (number, own) in spec.mounts_mut().iter_mut().flatten().enumerate() {
         let of_disk = own.source().as_ref().is_some_and(|source| disks.contains(source));
-        let writes_at_once = !is_bind(own) && (has(own, "sync") || has(own, "dirsync"));
+        // Others would show the helper's namespaces instead of the container's.
+        let writes_at_once = is_tmpfs(own) && (has(own, "sync") || has(own, "dirsync"));
         let original = originals.get(&number);
         if !of_disk && !writes_at_once && original.is_none() {
             continue;
@@ -308,6 +310,9 @@ const LINKS: &str = "symfollow";
 
 /// The option of a tmpfs that begins with what it hides.
 const COPY_UP: &str = "tmpcopyup";
+
+/// Flags of mount(2) that change nothing for a container, and that no file system knows by these names.
+const WITHOUT_EFFECT: [&str; 4] = ["iversion", "loud", "noiversion", "silent"];
 
 const READ_ONLY: &str = "ro";
 const WRITABLE: &str = "rw";

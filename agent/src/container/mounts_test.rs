@@ -214,6 +214,27 @@ fn options_are_the_file_systems_or_the_mounts() {
 }
 
 #[test]
+fn flags_without_effect_are_no_options_of_a_file_system() {
+    let options = ["silent", "loud", "nosuid", "iversion", "noiversion", "mode=1777"];
+    for kind in ["tmpfs", "proc", "mqueue"] {
+        let mount = json!({ "destination": "/t", "type": kind, "source": kind, "options": options });
+        let prepared = prepared_mounts(json!([mount])).unwrap();
+        assert_eq!(prepared[0].options().clone().unwrap(), ["nosuid", "mode=1777"]);
+    }
+}
+
+#[test]
+fn what_shows_a_namespace_is_not_mounted_in_the_helpers() {
+    let mount =
+        |kind: &str| json!({ "destination": "/m", "type": kind, "source": kind, "options": ["sync", "dirsync"] });
+    let mounts = json!([mount("proc"), mount("mqueue"), mount("sysfs")]);
+    let mut spec: Spec = serde_json::from_value(json!({ "ociVersion": "1.2.0", "mounts": mounts })).unwrap();
+    let before = spec.clone();
+    mount_here(&mut spec, &[], &Originals::new(), Path::new("/no/such/folder")).unwrap();
+    assert_eq!(spec, before);
+}
+
+#[test]
 fn owners_of_a_tmpfs_are_ids_of_its_container() {
     let mapped = |linux: Value| {
         let spec: Spec = serde_json::from_value(json!({ "ociVersion": "1.2.0", "linux": linux })).unwrap();
