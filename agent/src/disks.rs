@@ -2,7 +2,7 @@
 
 use bulkhead_agent_protocol::agent::Disk;
 use nix::libc;
-use oci_spec::runtime::{LinuxDeviceType, Spec};
+use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, Spec};
 use std::fs;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -154,13 +154,40 @@ pub fn rename(spec: &mut Spec, disks: &[Translation]) {
         }
     }
     let Some(resources) = linux.resources_mut() else { return };
-    for rule in resources.devices_mut().iter_mut().flatten() {
-        if rule.typ() == Some(LinuxDeviceType::B)
-            && let (Some(major), Some(minor)) = (rule.major(), rule.minor())
-            && let Some(ours) = guest(Numbers { major, minor })
-        {
-            rule.set_major(Some(ours.major)).set_minor(Some(ours.minor));
-        }
+    if let Some(rules) = resources.devices_mut() {
+        *rules = rules.drain(..).flat_map(|rule| renamed(rule, disks)).collect();
+    }
+}
+
+/// What a rule says in the guest. One for any minor or major number is followed by those for each of the disks that it means on the host:
+/// it stays for the guest's own devices, and what it says of the disks has to come before what later rules say.
+fn renamed(rule: LinuxDeviceCgroup, disks: &[Translation]) -> Vec<LinuxDeviceCgroup> {
+    if matches!(
+        rule.typ(),
+        Some(LinuxDeviceType::C | LinuxDeviceType::U | LinuxDeviceType::P)
+    ) {
+        return vec![rule];
+    }
+    let number = |number: Option<i64>| number.filter(|number| *number >= 0);
+    let (major, minor) = (number(rule.major()), number(rule.minor()));
+    if major.is_none() && minor.is_none() {
+        // Means the guest's, too.
+        return vec![rule];
+    }
+    let means =
+        |host: &Numbers| major.is_none_or(|major| major == host.major) && minor.is_none_or(|minor| minor == host.minor);
+    let meant = disks.iter().filter(|(host, _)| means(host));
+    let translated = meant.map(|(_, guest)| {
+        let mut rule = rule.clone();
+        rule.set_typ(Some(LinuxDeviceType::B));
+        rule.set_major(Some(guest.major)).set_minor(Some(guest.minor));
+        rule
+    });
+    let translated: Vec<_> = translated.collect();
+    let of_one = rule.typ() == Some(LinuxDeviceType::B) && major.is_some() && minor.is_some();
+    match of_one && !translated.is_empty() {
+        true => translated,
+        false => [rule].into_iter().chain(translated).collect(),
     }
 }
 

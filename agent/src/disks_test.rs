@@ -1,5 +1,5 @@
 use super::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
 #[test]
 fn a_disk_is_found_by_its_slot() {
@@ -33,5 +33,64 @@ fn nodes_and_rules_of_plugged_disks_get_the_guests_numbers_and_no_others() {
     assert_eq!(numbers, [(254, 16), (7, 2), (7, 1)]);
     let rules = linux.resources().clone().unwrap().devices().clone().unwrap();
     let numbers: Vec<_> = rules.iter().map(|rule| (rule.major(), rule.minor())).collect();
-    assert_eq!(numbers, [(Some(254), Some(16)), (Some(7), Some(2)), (Some(7), None)]);
+    let with_any = [(Some(7), None), (Some(254), Some(16))];
+    assert_eq!(
+        numbers,
+        [&[(Some(254), Some(16)), (Some(7), Some(2))], &with_any[..]].concat()
+    );
+}
+
+#[test]
+fn a_rule_for_any_number_is_followed_by_one_for_each_disk_that_it_means() {
+    let disk = |major, minor, guest_minor| {
+        (
+            Numbers { major, minor },
+            Numbers {
+                major: 254,
+                minor: guest_minor,
+            },
+        )
+    };
+    let disks = [disk(8, 0, 16), disk(8, 16, 32), disk(259, 0, 48)];
+    let rules = |rule: Value| {
+        let rule: LinuxDeviceCgroup = serde_json::from_value(rule).unwrap();
+        let (first, behind) = renamed(rule.clone(), &disks)
+            .split_first()
+            .map(|(first, behind)| (first.clone(), behind.to_vec()))
+            .unwrap();
+        assert_eq!(first, rule);
+        let kept = |new: &LinuxDeviceCgroup| {
+            (new.allow(), new.access()) == (rule.allow(), rule.access()) && new.typ() == Some(LinuxDeviceType::B)
+        };
+        assert!(behind.iter().all(kept), "{behind:?}");
+        behind
+            .iter()
+            .map(|rule| (rule.major().unwrap(), rule.minor().unwrap()))
+            .collect::<Vec<_>>()
+    };
+    let all = vec![(254, 16), (254, 32), (254, 48)];
+    assert_eq!(
+        rules(json!({ "allow": true, "type": "b", "major": 8, "access": "rwm" })),
+        all[..2]
+    );
+    assert_eq!(
+        rules(json!({ "allow": true, "type": "b", "major": 8, "minor": -1 })),
+        all[..2]
+    );
+    assert_eq!(
+        rules(json!({ "allow": true, "type": "b", "minor": 0, "access": "r" })),
+        [all[0], all[2]]
+    );
+    assert_eq!(
+        rules(json!({ "allow": false, "type": "b", "access": "w" })),
+        [],
+        "means the guest's numbers, too"
+    );
+    assert_eq!(rules(json!({ "allow": false, "access": "rwm" })), []);
+    assert_eq!(
+        rules(json!({ "allow": true, "type": "a", "major": 8, "minor": 16 })),
+        [all[1]]
+    );
+    assert_eq!(rules(json!({ "allow": true, "type": "c", "major": 8 })), []);
+    assert_eq!(rules(json!({ "allow": true, "type": "b", "major": 9 })), []);
 }

@@ -19,6 +19,15 @@ def rule(allow, kind, major, minor, access):
     return f'.linux.resources.devices += [{{allow: {allow}, type: "{kind}", major: {major}, minor: {minor}, access: "{access}"}}]'
 
 
+# $MINOR is the number of a loop device of 1 MiB, which goes with the case.
+LOOP = """
+truncate -s 1M $W/image && LOOP=$(losetup -f --show $W/image) || exit 98
+trap 'losetup -d $LOOP' EXIT
+export MINOR=${LOOP#/dev/loop}
+"""
+LOOP_NODE = '.linux.devices += [{path: "/dev/disk", type: "b", major: 7, minor: ($ENV.MINOR | tonumber), fileMode: 384, uid: 0, gid: 0}]'
+ANY_LOOP = '.linux.resources.devices += [{allow: %s, type: "b", major: 7, access: "%s"}]'
+
 BOUNDS = Spec(
     "linux-bounds",
     "",
@@ -246,6 +255,8 @@ CASES = (
         differs=Differs("the guest mounts its cgroups with these options, the test host does not", stdout="^nsdelegate\nmemory_recursiveprot$"),
     ),
     added("process-added-to-a-time-namespace", "cut -d. -f1 /proc/uptime | awk '{print ($1 > 200000000)}'", OTHER_TIME, stdout="1\n-> 0"),
+    container("device-rule-for-any-number-allows", "cat /dev/disk | wc -c; echo x >/dev/disk", all_of(LOOP_NODE, ANY_LOOP % ("true", "r")), before=LOOP, status=1, stdout="1048576", complains=("Operation not permitted",)),
+    container("device-rule-for-any-number-forbids", "cat /dev/disk | wc -c; echo x >/dev/disk", all_of(LOOP_NODE, ANY_LOOP % ("true", "rwm"), ANY_LOOP % ("false", "w")), before=LOOP, status=1, stdout="1048576", complains=("Operation not permitted",)),
     container("processor-burst", "cat /sys/fs/cgroup/cpu.max /sys/fs/cgroup/cpu.max.burst", all_of(CGROUP, ".linux.resources.cpu = {quota: 20000, period: 50000, burst: 15000}"), stdout="20000 50000\n15000"),
     refused("processor-burst-above-the-quota", ".linux.resources.cpu = {quota: 20000, period: 50000, burst: 30000}", r"cpu\.max", "[Ii]nvalid argument"),
     refused("swap-without-a-limit", ".linux.resources.memory = {swap: 1000000}", "swap"),
