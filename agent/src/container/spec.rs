@@ -8,6 +8,7 @@ use oci_spec::runtime::{
     Capabilities, LinuxCapabilities, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResources,
     LinuxSeccomp, Process, Spec, User,
 };
+use serde::de::DeserializeOwned;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
@@ -31,13 +32,21 @@ pub struct Joined<'a> {
 
 /// Reads the client's spec.
 pub fn parse(json: &[u8]) -> Result<Spec> {
-    serde_json::from_slice(json).map_err(|error| Error::invalid(format!("the OCI spec cannot be read: {error}")))
+    read("OCI spec", json)
+}
+
+/// Reads JSON of a client. An error names the field that is wrong. `what`: in the words of a user.
+fn read<T: DeserializeOwned>(what: &str, json: &[u8]) -> Result<T> {
+    let failed = |error: &dyn std::fmt::Display| Error::invalid(format!("the {what} cannot be read: {error}"));
+    let mut json = serde_json::Deserializer::from_slice(json);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| failed(&error))?;
+    json.end().map_err(|error| failed(&error))?;
+    Ok(value)
 }
 
 /// Reads the OCI process object of an exec. It has the `capabilities` of its container unless it names its own.
 pub fn parse_process(json: &[u8], capabilities: Option<&LinuxCapabilities>) -> Result<Process> {
-    let mut process: Process = serde_json::from_slice(json)
-        .map_err(|error| Error::invalid(format!("the process description cannot be read: {error}")))?;
+    let mut process: Process = read("process description", json)?;
     if process.capabilities().is_none() {
         process.set_capabilities(capabilities.cloned());
     }
@@ -47,7 +56,7 @@ pub fn parse_process(json: &[u8], capabilities: Option<&LinuxCapabilities>) -> R
 
 /// Reads the OCI limits of an update.
 pub fn parse_resources(json: &[u8]) -> Result<LinuxResources> {
-    serde_json::from_slice(json).map_err(|error| Error::invalid(format!("the limits cannot be read: {error}")))
+    read("description of limits", json)
 }
 
 /// Splits `spec`. `cgroup` is the container's group, `joined` what it shares with another container.

@@ -214,3 +214,33 @@ fn a_process_that_is_added_without_capabilities_has_those_of_its_container() {
     process.as_object_mut().unwrap().remove("capabilities");
     assert_eq!(bounding(&process), 1);
 }
+
+#[test]
+fn a_field_of_the_wrong_type_is_named() {
+    let refused = |change: fn(&mut Value)| {
+        let mut spec = spec();
+        change(&mut spec);
+        parse(&serde_json::to_vec(&spec).unwrap()).unwrap_err().message
+    };
+    let user = refused(|spec| spec["process"]["user"]["uid"] = "root".into());
+    assert!(
+        user.contains("process.user.uid: invalid type: string \"root\""),
+        "{user}"
+    );
+    let namespace = refused(|spec| spec["linux"]["namespaces"][1]["type"] = "no-such".into());
+    assert!(
+        namespace.contains("linux.namespaces[1].type: ") && namespace.contains("no-such"),
+        "{namespace}"
+    );
+    let process = parse_process(br#"{"cwd":"/","user":{"uid":0,"gid":-1}}"#, None)
+        .unwrap_err()
+        .message;
+    assert!(
+        process.contains("process description") && process.contains("user.gid: "),
+        "{process}"
+    );
+    let limits = parse_resources(br#"{"memory":{"limit":"much"}}"#).unwrap_err().message;
+    assert!(limits.contains("memory.limit: "), "{limits}");
+    let more = parse_resources(b"{} {}").unwrap_err().message;
+    assert!(more.contains("trailing characters"), "{more}");
+}
