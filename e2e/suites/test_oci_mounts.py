@@ -184,6 +184,8 @@ FLAGS = Spec(
 
 GROUPS = (KINDS, TMPFS, FLAGS)
 
+OWN_CGROUP = all_of('.linux.namespaces += [{type: "cgroup"}]', mount("/sys/fs/cgroup", "cgroup", "cgroup", "ro"))
+
 CASES = (
     container("mount-behind-a-dangling-link", "cat /outside/x; readlink /link", mount("/link/x", "bind", "$w/root/etc/passwd", "bind"), before="ln -s /outside $W/root/link", says=("^root:x.*\n/outside",)),
     container("mount-onto-a-dangling-link", "cat /outside", mount("/link", "bind", "$w/root/etc/passwd", "bind"), before="ln -s /outside $W/root/link", says=("^root:x",)),
@@ -191,6 +193,19 @@ CASES = (
     refused("mount-bind-with-an-unknown-option", mount("/m", "bind", "$w/root/etc", "bind", "no-such-option"), "/m", "no-such-option"),
     container("mount-of-dev-read-only", "touch /dev/x; echo x >/dev/null && echo written", '(.mounts[] | select(.destination == "/dev") | .options) += ["ro"]', stdout="written", complains=("Read-only file system",)),
     container("mount-copies-up", "ls /etc; echo more >/etc/more; cat /etc/passwd", mount("/etc", "tmpfs", "tmpfs", "tmpcopyup"), says=("^passwd\nroot:x",)),
+    container(
+        "mount-copies-up-in-the-containers-memory",
+        "[ $(cat /sys/fs/cgroup/memory.current) -gt 8000000 ] && echo charged; wc -c </etc/large",
+        all_of(OWN_CGROUP, mount("/etc", "tmpfs", "tmpfs", "tmpcopyup"), ".linux.resources.memory = {limit: 67108864, swap: 67108864}"),
+        before="head -c 8000000 /dev/urandom >$W/root/etc/large",
+        stdout="charged\n8000000",
+    ),
+    refused(
+        "mount-copies-up-more-than-the-containers-memory",
+        all_of(mount("/etc", "tmpfs", "tmpfs", "tmpcopyup"), ".linux.resources.memory = {limit: 33554432, swap: 33554432}"),
+        "OOM-killed",
+        before="head -c 60000000 /dev/urandom >$W/root/etc/large",
+    ),
     container("mount-follows-no-links", "ln -s given /n/link; cat /n/link", mount("/n", "tmpfs", "tmpfs", "nosymfollow"), status=1, complains=("Too many|symbolic",)),
     container("mount-flags-of-the-file-system", "awk '$2 == \"/s\" {print $4}' /proc/self/mounts | grep -oE '(^|,)(sync|dirsync|lazytime)' | tr -d ,", mount("/s", "tmpfs", "tmpfs", "sync", "dirsync", "lazytime"), stdout="sync\ndirsync\nlazytime"),
     container(

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use oci_spec::runtime::LinuxResources;
 use std::collections::HashMap;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -109,6 +109,20 @@ pub fn prepare_tree(root: &Path) -> Result<()> {
 /// The group of all containers, whose tree is mounted at `root`.
 pub fn top(root: &Path) -> PathBuf {
     root.join(TOP)
+}
+
+/// Does `work` in the group that `procs_file` is of, which then pays for the memory that it takes, and goes back. Called in the helper,
+/// which is in the agent's group otherwise.
+pub fn within<T>(procs_file: &Path, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let list = fs::read_to_string("/proc/self/cgroup")?;
+    let own = list.lines().find_map(|line| line.strip_prefix("0::/"));
+    let own = Path::new(ROOT).join(own.unwrap_or_default()).join("cgroup.procs");
+    let join = |group: &Path| fs::File::options().write(true).open(group)?.write_all(b"0");
+    join(procs_file)?;
+    let done = work();
+    // Whoever removes a container kills what is in its group.
+    join(&own)?;
+    done
 }
 
 /// A container's group.

@@ -3,7 +3,7 @@
 use super::complaints::{self, Complaints};
 use super::helper::{TerminalSize, receive};
 use super::restrictions::Restrictions;
-use super::{keyring, mounts, program, rlimits, stream_owner, user_namespace, working_directory};
+use super::{cgroup, copy_up, keyring, mounts, program, rlimits, stream_owner, user_namespace, working_directory};
 use crate::error::chain;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::container::{ContainerStatus, State};
@@ -35,6 +35,8 @@ pub struct Request {
     pub spec: Spec,
     /// The container's own directory, which exists: bundle, state and sockets go there.
     pub directory: PathBuf,
+    /// cgroup.procs of the container.
+    pub procs_file: PathBuf,
     /// A terminal of this size.
     pub terminal: Option<TerminalSize>,
     /// Kernel parameters of the guest's network.
@@ -80,7 +82,14 @@ pub fn start_socket(directory: &Path, id: &str) -> PathBuf {
 pub fn run(mut request: Request) -> Outcome {
     let rootfs = at_hand(&mut request)?;
     let (unfinished, originals) = mounts::prepare(&mut request.spec, &rootfs)?;
-    mounts::mount_here(&mut request.spec, &request.disks, &originals, &request.directory)?;
+    let charged = |from: &OwnedFd, place: &Path| cgroup::within(&request.procs_file, || copy_up::copy(from, place));
+    mounts::mount_here(
+        &mut request.spec,
+        &request.disks,
+        &originals,
+        &request.directory,
+        charged,
+    )?;
     drop(originals);
     mounts::lend_file_systems(&mut request.spec, &request.directory)?;
     let user_namespace = user_namespace::make(&mut request.spec)?;

@@ -235,6 +235,13 @@ impl Containers {
         let made = self
             .make_in(request, parsed, joined.as_ref(), &cgroup, &directory, shares)
             .await;
+        let made = made.map_err(|error| match cgroup.oom_kills() {
+            0 => error,
+            _ => Error::new(
+                error.kind,
+                format!("{error}: a process was OOM-killed (memory limit too low?)"),
+            ),
+        });
         if made.is_err() {
             if let Err(error) = cgroup.remove().await {
                 crate::kmsg::notice(&format!("after a failed creation: {}", crate::error::chain(&error)));
@@ -270,6 +277,7 @@ impl Containers {
             id: id.to_string(),
             spec: adapted.spec,
             directory: directory.to_owned(),
+            procs_file: cgroup.procs_file(),
             terminal: terminal_size(&request.stdio),
             network_sysctls: adapted.network_sysctls,
             disks: request.disks.iter().map(|disk| disk_path(disk.slot).into()).collect(),

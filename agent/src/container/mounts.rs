@@ -221,8 +221,14 @@ fn mounted_outside(file_system: &str, directory: &Path) -> io::Result<PathBuf> {
 /// Mounts of `disks`, those that begin with one of the `originals`, and every tmpfs with options that libcontainer drops and nobody can
 /// set later, are made here, below `directory`, in the calling process's mount namespace, and bound from there. For disks there is another
 /// reason: a container's init is in the container's cgroup, whose device filter knows only what processes may open, and libcontainer
-/// mounts for writing first.
-pub fn mount_here(spec: &mut Spec, disks: &[PathBuf], originals: &Originals, directory: &Path) -> Result<(), String> {
+/// mounts for writing first. `copy` brings the contents of an original into its mount.
+pub fn mount_here(
+    spec: &mut Spec,
+    disks: &[PathBuf],
+    originals: &Originals,
+    directory: &Path,
+    copy: impl Fn(&OwnedFd, &Path) -> io::Result<()>,
+) -> Result<(), String> {
     let outside = Outside::of(spec);
     for (number, own) in spec.mounts_mut().iter_mut().flatten().enumerate() {
         let of_disk = own.source().as_ref().is_some_and(|source| disks.contains(source));
@@ -243,7 +249,7 @@ pub fn mount_here(spec: &mut Spec, disks: &[PathBuf], originals: &Originals, dir
             }
             std::fs::create_dir_all(&place)?;
             sys::mount_file_system(&source, &kind, &of_file_system, &place)?;
-            original.map_or(Ok(()), |folder| copy_up::copy(folder, &place))
+            original.map_or(Ok(()), |folder| copy(folder, &place))
         };
         make().map_err(|error| {
             format!(

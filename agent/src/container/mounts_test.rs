@@ -230,7 +230,14 @@ fn what_shows_a_namespace_is_not_mounted_in_the_helpers() {
     let mounts = json!([mount("proc"), mount("mqueue"), mount("sysfs")]);
     let mut spec: Spec = serde_json::from_value(json!({ "ociVersion": "1.2.0", "mounts": mounts })).unwrap();
     let before = spec.clone();
-    mount_here(&mut spec, &[], &Originals::new(), Path::new("/no/such/folder")).unwrap();
+    mount_here(
+        &mut spec,
+        &[],
+        &Originals::new(),
+        Path::new("/no/such/folder"),
+        copy_up::copy,
+    )
+    .unwrap();
     assert_eq!(spec, before);
 }
 
@@ -276,7 +283,7 @@ fn a_copy_is_made_before_the_container_and_bound_there() {
             return;
         }
         let (unfinished, originals) = prepare(&mut spec, &rootfs).unwrap();
-        mount_here(&mut spec, &[], &originals, &directory).unwrap();
+        mount_here(&mut spec, &[], &originals, &directory, copy_up::copy).unwrap();
         assert_eq!(unfinished.0, [(PathBuf::from("/etc"), Change::ReadOnly)]);
         let made = &spec.mounts().as_ref().unwrap()[1];
         let source = made.source().clone().unwrap();
