@@ -100,8 +100,8 @@ USER = Spec(
 
 GROUPS = (ROOT, USER)
 
-# The one or the other, by runc's version.
-NOBODY = "[Ii]nvalid argument|must be in range"
+# One of these, by runc's version.
+NOBODY = "[Ii]nvalid argument|must be in range|unmapped"
 
 CASES = (
     container("no-capabilities", STATUS, ".process.capabilities = {} | .process.noNewPrivileges = false", says=("CapEff:\t0000000000000000\nCapBnd:\t0000000000000000",)),

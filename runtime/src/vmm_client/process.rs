@@ -139,13 +139,11 @@ impl Spawned {
         let reply = match tokio::time::timeout_at(deadline, session::receive(&self.channel)).await {
             Err(_) => return Err(late("entered its jail", timeout, &self.tail)),
             Ok(Err(error)) => {
-                return Err(failure(
-                    "the monitor ended before it entered its jail",
-                    &outer,
-                    &self.tail,
-                    error,
-                )
-                .await);
+                let what = format!(
+                    "the monitor {} ended before it entered its jail",
+                    self.program.display()
+                );
+                return Err(failure(&what, &outer, &self.tail, error).await);
             }
             Ok(Ok(reply)) => reply,
         };
