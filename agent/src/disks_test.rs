@@ -68,7 +68,7 @@ fn a_rule_for_any_number_is_followed_by_one_for_each_disk_that_it_means() {
             .map(|rule| (rule.major().unwrap(), rule.minor().unwrap()))
             .collect::<Vec<_>>()
     };
-    let all = vec![(254, 16), (254, 32), (254, 48)];
+    let all = [(254, 16), (254, 32), (254, 48)];
     assert_eq!(
         rules(json!({ "allow": true, "type": "b", "major": 8, "access": "rwm" })),
         all[..2]

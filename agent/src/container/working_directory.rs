@@ -27,7 +27,7 @@ pub fn not_entered(cwd: &Path, errno: Errno) -> String {
     format!("chdir to cwd ({cwd:?}) set in config.json failed: {why}")
 }
 
-/// Does `work` so that the container's root, and the mode that it names, is what new files get.
+/// Does `work` as the container's root, to whom new files then belong, and with exactly the modes that it names.
 fn as_root<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     let mask = umask(Mode::empty());
     let (user, group) = (setfsuid(Uid::from_raw(0)), setfsgid(Gid::from_raw(0)));
