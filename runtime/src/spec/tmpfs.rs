@@ -23,7 +23,7 @@ pub(crate) fn size_tmpfs(spec: &mut Value, memory: u64) {
                 .is_some_and(|o| SIZES.iter().any(|size| o.starts_with(size)))
         };
         if !options.iter().any(has_size) {
-            options.push(json!(format!("size={}k", memory / 2 >> 10)));
+            options.push(json!(format!("size={}k", (memory / 2) >> 10)));
             if let Some(mount) = mount.as_object_mut() {
                 mount.insert("options".into(), options.into());
             }
