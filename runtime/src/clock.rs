@@ -30,17 +30,12 @@ pub(crate) async fn follow(agent: Agent, pod: String) {
         }
     };
     let mut period = PERIOD;
+    // What the agent's first call has set is late by as long as that took, and nothing runs yet that could see a step.
+    let mut stepped = true;
     loop {
-        let stepped = match &watch {
-            Some(watch) => tokio::select! { _ = watch.stepped() => true, _ = tokio::time::sleep(period) => false },
-            None => {
-                tokio::time::sleep(period).await;
-                false
-            }
-        };
         match agent.sync_clock(stepped).await {
             Ok(offset_ns) => {
-                period = if offset_ns.unsigned_abs() > NOTICEABLE_NS {
+                period = if offset_ns.unsigned_abs() > NOTICEABLE_NS && !stepped {
                     PERIOD_WHILE_SLEWING
                 } else {
                     PERIOD
@@ -49,6 +44,13 @@ pub(crate) async fn follow(agent: Agent, pod: String) {
             }
             Err(error) => tracing::debug!("pod {pod}: the guest's clock cannot be set: {error}"),
         }
+        stepped = match &watch {
+            Some(watch) => tokio::select! { _ = watch.stepped() => true, _ = tokio::time::sleep(period) => false },
+            None => {
+                tokio::time::sleep(period).await;
+                false
+            }
+        };
     }
 }
 
