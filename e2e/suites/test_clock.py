@@ -97,7 +97,7 @@ finally:
     run_faster(0)
 drain(60)
 after = late()
-print("follows" if abs(after - before) < 15 else f"late by {before:.1f} ms and then by {after:.1f} ms")
+print("follows" if after - before < 15 else f"late by {before:.1f} ms and then by {after:.1f} ms")
 for _ in sys.stdin: pass
 """
 
