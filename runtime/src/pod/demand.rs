@@ -5,9 +5,11 @@ use std::cmp::Ordering;
 use serde_json::Value;
 
 use super::sizing::MIB;
+use super::spec_input::limit_at;
+use super::types::PodResources;
 
 /// The kernel's own default period of the CPU controller.
-pub(super) const DEFAULT_PERIOD_US: u64 = 100_000;
+const DEFAULT_PERIOD_US: u64 = 100_000;
 
 /// CPU time in microseconds for each period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,8 +19,13 @@ pub(super) struct Quota {
 }
 
 impl Quota {
+    /// That of a pod, if it has one.
+    pub(super) fn of(resources: &PodResources) -> Option<Quota> {
+        resources.cpu_quota_us.map(|us| Quota::new(us, resources.cpu_period_us))
+    }
+
     /// As OCI has it, where the period may be left out.
-    pub(super) fn new(us: u64, period_us: Option<u64>) -> Quota {
+    fn new(us: u64, period_us: Option<u64>) -> Quota {
         Quota {
             us,
             period_us: period_us.unwrap_or(DEFAULT_PERIOD_US).max(1),
@@ -56,14 +63,10 @@ pub(super) struct Demand {
 impl Demand {
     /// Of one container, from its OCI "linux.resources".
     pub(super) fn of(resources: Option<&Value>) -> Demand {
-        let positive = |pointer| {
-            let value = resources?.pointer(pointer)?.as_i64()?;
-            // 0 and -1 both say "no limit" in the wild.
-            u64::try_from(value).ok().filter(|value| *value > 0)
-        };
+        let limit = |pointer| limit_at(resources?, pointer);
         Demand {
-            memory_mib: positive("/memory/limit").map(|bytes| bytes.div_ceil(MIB)),
-            cpu: positive("/cpu/quota").map(|us| Quota::new(us, positive("/cpu/period"))),
+            memory_mib: limit("/memory/limit").map(|bytes| bytes.div_ceil(MIB)),
+            cpu: limit("/cpu/quota").map(|us| Quota::new(us, limit("/cpu/period"))),
         }
     }
 

@@ -59,7 +59,6 @@ struct Now {
 
 impl Sizes {
     pub(super) fn new(size: Size, spec: &PodSpec, config: &Config) -> Sizes {
-        let resources = &spec.resources;
         Sizes {
             cgroup: spec.cgroup_path.clone(),
             config: config.clone(),
@@ -69,8 +68,8 @@ impl Sizes {
                 memory_mib: size.memory_mib,
                 demands: BTreeMap::new(),
                 host_memory_bytes: size.host_memory_bytes,
-                host_quota: resources.cpu_quota_us.map(|us| Quota::new(us, resources.cpu_period_us)),
-                cpuset: resources.cpuset_cpus.clone(),
+                host_quota: Quota::of(&spec.resources),
+                cpuset: spec.resources.cpuset_cpus.clone(),
                 grows: size.grows,
                 has_device: false,
             }),
@@ -82,17 +81,6 @@ impl Sizes {
         let needed = with_guest_overhead(containers_mib, &self.config);
         let needed = u32::try_from(needed).unwrap_or(u32::MAX);
         needed.min(self.most.max_memory_mib).max(self.most.memory_mib)
-    }
-
-    /// vCPUs for that much CPU time on those of the host's CPUs.
-    fn vcpus_for(&self, quota: Option<Quota>, cpuset: Option<&String>) -> u64 {
-        let resources = PodResources {
-            cpu_quota_us: quota.map(|quota| quota.us),
-            cpu_period_us: quota.map(|quota| quota.period_us),
-            cpuset_cpus: cpuset.cloned(),
-            ..PodResources::default()
-        };
-        vcpus_of(&resources, &self.config, host_cpus().into())
     }
 }
 
@@ -198,7 +186,7 @@ impl Pod {
 
     async fn make_room_for_cpus(&self, now: &mut Now, quota: Option<Quota>) -> Result<()> {
         if !self.sizes.most.fixed.vcpus {
-            let wanted = self.sizes.vcpus_for(quota, now.cpuset.as_ref());
+            let wanted = vcpus_of(quota, now.cpuset.as_deref(), &self.sizes.config, host_cpus().into());
             self.add_vcpus(now, wanted).await?;
         }
         let is_more = match (quota, now.host_quota) {

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use super::demand::Quota;
-use super::types::{PodResources, PodSpec};
+use super::types::PodSpec;
 use crate::config::Config;
 use crate::cpus::{cpus_in, host_cpus};
 use crate::error::{Error, Result};
@@ -57,7 +57,12 @@ impl Size {
     pub(super) fn of(spec: &PodSpec, config: &Config, host: &Host) -> Result<Size> {
         refuse_unknown(&spec.annotations)?;
         let asked_vcpus = annotation(&spec.annotations, VCPUS_ANNOTATION)?;
-        let vcpus = asked_vcpus.unwrap_or_else(|| vcpus_of(&spec.resources, config, host.cpus));
+        let resources = &spec.resources;
+        let vcpus_of_limits = || {
+            let cpuset = resources.cpuset_cpus.as_deref();
+            vcpus_of(Quota::of(resources), cpuset, config, host.cpus)
+        };
+        let vcpus = asked_vcpus.unwrap_or_else(vcpus_of_limits);
         if vcpus < 1 || vcpus > u64::from(config.max_vcpus) {
             return Err(Error::invalid(format!(
                 "pod {}: {vcpus} vCPUs are asked for, allowed are 1 to {} (max_vcpus in the config file)",
@@ -121,15 +126,9 @@ pub(super) fn host_memory(memory_mib: u32, config: &Config) -> u64 {
 }
 
 /// A quota of 150 % needs two CPUs; a set of CPUs never more than it has; a limit above the host's CPUs means all of them.
-pub(super) fn vcpus_of(resources: &PodResources, config: &Config, host: u64) -> u64 {
-    let by_quota = resources
-        .cpu_quota_us
-        .map(|us| Quota::new(us, resources.cpu_period_us).cpus().clamp(1, host));
-    let by_set = resources
-        .cpuset_cpus
-        .as_deref()
-        .and_then(cpus_in)
-        .map(|n| n.clamp(1, host));
+pub(super) fn vcpus_of(quota: Option<Quota>, cpuset: Option<&str>, config: &Config, host: u64) -> u64 {
+    let by_quota = quota.map(|quota| quota.cpus().clamp(1, host));
+    let by_set = cpuset.and_then(cpus_in).map(|n| n.clamp(1, host));
     match (by_quota, by_set) {
         (Some(a), Some(b)) => a.min(b),
         (Some(a), None) => a,

@@ -4,6 +4,7 @@ use super::{Fixed, Host, MEMORY_ANNOTATION, Size, VCPUS_ANNOTATION, vcpus_of};
 use crate::config::Config;
 use crate::error::ErrorKind;
 use crate::ids::ContainerId;
+use crate::pod::demand::Quota;
 use crate::pod::types::{PodResources, PodSpec};
 
 const HOST: Host = Host {
@@ -83,18 +84,20 @@ fn quotas_and_sets_of_cpus_give_whole_vcpus() {
         max_vcpus: 32,
         ..Config::default()
     };
-    let with = |quota, set: Option<&str>| PodResources {
-        cpu_quota_us: quota,
-        cpu_period_us: Some(100_000),
-        cpuset_cpus: set.map(str::to_owned),
-        ..Default::default()
+    let vcpus = |quota, set: Option<&str>| {
+        let resources = PodResources {
+            cpu_quota_us: quota,
+            cpu_period_us: Some(100_000),
+            ..Default::default()
+        };
+        vcpus_of(Quota::of(&resources), set, &config, 8)
     };
-    assert_eq!(vcpus_of(&with(Some(150_000), None), &config, 8), 2);
-    assert_eq!(vcpus_of(&with(Some(1), None), &config, 8), 1);
-    assert_eq!(vcpus_of(&with(Some(6_400_000), None), &config, 8), 8);
-    assert_eq!(vcpus_of(&with(Some(400_000), Some("0-1")), &config, 8), 2);
-    assert_eq!(vcpus_of(&with(None, Some("0,2,5-7")), &config, 8), 5);
-    assert_eq!(vcpus_of(&with(None, None), &config, 8), 3);
+    assert_eq!(vcpus(Some(150_000), None), 2);
+    assert_eq!(vcpus(Some(1), None), 1);
+    assert_eq!(vcpus(Some(6_400_000), None), 8);
+    assert_eq!(vcpus(Some(400_000), Some("0-1")), 2);
+    assert_eq!(vcpus(None, Some("0,2,5-7")), 5);
+    assert_eq!(vcpus(None, None), 3);
 }
 
 #[test]

@@ -70,17 +70,16 @@ fn container_resources(spec: &Value) -> Result<PodResources> {
     resources_of(spec.pointer("/linux/resources").unwrap_or(&none))
 }
 
+/// A limit in an OCI "linux.resources". `None`: there is none, which 0 and -1 both say in the wild.
+pub(super) fn limit_at(resources: &Value, pointer: &str) -> Option<u64> {
+    let limit = resources.pointer(pointer)?.as_i64()?;
+    u64::try_from(limit).ok().filter(|limit| *limit > 0)
+}
+
 /// From an OCI "linux.resources".
 pub(super) fn resources_of(resources: &Value) -> Result<PodResources> {
-    let at = |pointer: &str| resources.pointer(pointer);
-    // 0 and -1 both say "no limit" in the wild.
-    let positive = |pointer| {
-        at(pointer)
-            .and_then(Value::as_i64)
-            .and_then(|n| u64::try_from(n).ok())
-            .filter(|n| *n > 0)
-    };
-    let block_io = at("/blockIO").filter(|limits| !limits.is_null());
+    let positive = |pointer| limit_at(resources, pointer);
+    let block_io = resources.pointer("/blockIO").filter(|limits| !limits.is_null());
     let block_io = block_io
         .map(|limits| serde_json::from_value(limits.clone()))
         .transpose()
