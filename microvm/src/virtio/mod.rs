@@ -6,6 +6,7 @@ pub(crate) mod buffers;
 pub mod device;
 pub mod fs;
 pub mod mem;
+pub(crate) mod pace;
 pub(crate) mod ring;
 pub mod rng;
 pub mod transport;

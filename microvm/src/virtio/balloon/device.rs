@@ -6,6 +6,7 @@ use super::pages::{self, Run};
 use crate::jail::ThreadKind;
 use crate::virtio::buffers::{Buffers, Direction};
 use crate::virtio::device::{ActivateError, Activation, GuestMemory, VirtioDevice};
+use crate::virtio::pace::Pace;
 use crate::virtio::ring::{self, Chain, Ring};
 use crate::virtio::worker::QueueWorker;
 
@@ -61,6 +62,9 @@ impl VirtioDevice for BalloonDevice {
             .zip(queues)
             .filter_map(|(index, active)| Some(Ring::new(active?, index, features, interrupt.clone())))
             .collect();
+        let mut pace = Pace::new();
+        let serve =
+            move |memory: &GuestMemory, queue: u16, chain: Chain<'_>| pace.spend(|| serve(memory, queue, chain));
         let worker = QueueWorker::start("balloon", ThreadKind::Memory, memory, rings, serve)?;
         self.worker = Some(worker);
         Ok(())

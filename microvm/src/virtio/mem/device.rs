@@ -9,6 +9,7 @@ use super::request::{self, RESPONSE_BYTES, Response};
 use crate::jail::ThreadKind;
 use crate::virtio::buffers::{Buffers, copy_config};
 use crate::virtio::device::{ActivateError, Activation, GuestMemory, VirtioDevice};
+use crate::virtio::pace::Pace;
 use crate::virtio::ring::{self, Chain, Ring};
 use crate::virtio::worker::QueueWorker;
 
@@ -56,7 +57,9 @@ impl VirtioDevice for MemDevice {
         let interrupt = activation.interrupt.clone();
         let (memory, ring) = Ring::only("mem", activation)?;
         let pool = self.pool.clone();
-        let serve = move |memory: &GuestMemory, _queue: u16, chain: Chain<'_>| serve(&pool, memory, chain);
+        let mut pace = Pace::new();
+        let serve =
+            move |memory: &GuestMemory, _queue: u16, chain: Chain<'_>| pace.spend(|| serve(&pool, memory, chain));
         let worker = QueueWorker::start("mem", ThreadKind::Memory, memory, vec![ring], serve)?;
         self.worker = Some(worker);
         self.pool.set_driver(Some(interrupt));
