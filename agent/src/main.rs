@@ -14,7 +14,7 @@ fn main() {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
         [helper::ARGUMENT, socket] => {
-            power::log_panics();
+            power::end_helper_on_panic();
             std::process::exit(helper::main(socket));
         }
         ["unix", control, streams, state] => {

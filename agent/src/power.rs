@@ -45,12 +45,14 @@ pub fn end_guest_on_panic() {
     std::panic::set_hook(Box::new(|panic| {
         crate::kmsg::emergency(&panic.to_string());
         off();
+        std::process::abort();
     }));
 }
 
-/// Makes a panic of the helper visible. Its standard error is the container's, and its copies are PID 1 of their namespaces.
-pub fn log_panics() {
+/// Makes a panic of the helper visible, and its end. Its standard error is the container's, and its copies are PID 1 of their namespaces.
+pub fn end_helper_on_panic() {
     std::panic::set_hook(Box::new(|panic| {
-        crate::kmsg::notice(&format!("container helper: {panic}"))
+        crate::kmsg::notice(&format!("container helper: {panic}"));
+        std::process::abort();
     }));
 }

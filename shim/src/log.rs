@@ -47,6 +47,7 @@ pub fn init(bundle: &Path, pod: &str, debug: bool, level: LogLevel) {
     std::panic::set_hook(Box::new(move |info| {
         let text = line("fatal", &pod, &format!("panic: {info}"), "");
         let _ = pipe.clone().write(text.as_bytes());
+        std::process::abort();
     }));
 }
 

@@ -29,6 +29,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 fn main() -> ExitCode {
+    end_on_panic();
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -37,6 +38,15 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What the released build does anyway: a pod is not served by what is left of a program.
+fn end_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
 }
 
 fn run() -> Result<()> {

@@ -11,6 +11,7 @@ const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     allocate_from_one_arena();
+    end_on_panic();
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .without_time()
@@ -34,6 +35,15 @@ fn main() -> ExitCode {
     } else {
         ExitCode::FAILURE
     }
+}
+
+/// What the released build does anyway: no machine runs on what is left of its monitor.
+fn end_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
 }
 
 /// glibc opens a file of /proc when it gives back memory of a thread's own arena, which the threads' system call filters forbid.
