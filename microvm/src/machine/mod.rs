@@ -54,6 +54,9 @@ const VCPUS: std::ops::RangeInclusive<u8> = 1..=128;
 const MIN_MEMORY_MIB: u32 = 64;
 /// What the bus has room for beside its slot 0, the socket device, the share, and the three devices that come late.
 const MAX_DISKS: usize = SLOTS - 6;
+/// What no start waits for, besides the memory device.
+const LATE_DEVICES: [fn() -> Box<dyn VirtioDevice>; 2] =
+    [|| Box::new(BalloonDevice::new()), || Box::new(RngDevice::new())];
 /// How much of the kernel's text is looked at while the vCPUs rest, bytes.
 const TEXT_STEP: usize = 1 << 20;
 /// How long they may take to come to rest.
@@ -216,7 +219,8 @@ pub struct Machine {
     console: ConsoleRing,
     vsock: VsockHandle,
     disks: Vec<(String, u8)>,
-    has_late_devices: bool,
+    /// How many of [`LATE_DEVICES`] are on the bus.
+    late_devices: usize,
     /// The kernel's text and constants.
     text: (GuestAddress, usize),
     owners: Arc<Owners>,
@@ -268,7 +272,7 @@ impl Machine {
             console,
             vsock,
             disks: Vec::new(),
-            has_late_devices: false,
+            late_devices: 0,
             text: kernel.read_only,
             owners: Arc::new(Owners::new(&spec.jail.ids)),
             crowd: Arc::default(),
@@ -315,12 +319,11 @@ impl Machine {
         Ok(())
     }
 
-    /// Puts the devices on the bus that no start waits for, once.
+    /// Puts the devices on the bus that no start waits for, each once.
     pub fn plug_late_devices(&mut self) -> Result<(), MachineError> {
-        if !self.has_late_devices {
-            self.has_late_devices = true;
-            self.plug(Box::new(BalloonDevice::new()))?;
-            self.plug(Box::new(RngDevice::new()))?;
+        while let Some(device) = LATE_DEVICES.get(self.late_devices) {
+            self.plug(device())?;
+            self.late_devices += 1;
         }
         let (bus, memory, vm) = (&self.bus, &self.memory, &self.vm);
         self.growth.plug_device(|device| plug(bus, memory, vm, device))

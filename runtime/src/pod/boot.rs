@@ -42,8 +42,8 @@ const REFUSAL_PAUSE: Duration = Duration::from_millis(500);
 const CROWD_PAUSE: Duration = Duration::from_secs(1);
 /// After the agent's first answer, until a pod is one that stays.
 const SETTLING: Duration = Duration::from_secs(30);
-/// How often it tries to share the text of its kernel.
-const SHARE_TRIES: u32 = 4;
+/// How often each step of that is tried.
+const SETTLING_TRIES: u32 = 4;
 /// Entropy for the guest, bytes.
 const ENTROPY: usize = 64;
 
@@ -306,24 +306,28 @@ async fn watch_guest(pod: Arc<Pod>) {
 /// in common with others.
 async fn settle(pod: Arc<Pod>) {
     tokio::time::sleep(SETTLING).await;
-    let is_ending = || pod.stopping.load(Ordering::SeqCst) || pod.vmm.end().is_some();
-    if is_ending() {
+    if pod.is_ending() {
         return;
     }
-    if let Err(error) = pod.plug_late_devices().await
-        && !is_ending()
-    {
+    if let Err(error) = tried_again(&pod, || pod.plug_late_devices()).await {
         tracing::warn!("pod {}: free memory of the guest stays with it: {error}", pod.id);
     }
-    for left in (0..SHARE_TRIES).rev() {
-        match pod.share_kernel_text().await {
-            Ok(()) => break,
-            Err(_) if is_ending() => break,
-            // vCPUs that are held up by a quota do not rest in time.
+    if let Err(error) = tried_again(&pod, || pod.share_kernel_text()).await {
+        tracing::warn!("pod {}: its kernel shares less memory with others: {error}", pod.id);
+    }
+}
+
+/// The result of the first try that succeeds, or of the last one: a guest that is held up by a quota, or a busy host, may take longer than
+/// a try waits. A pod that ends has no more tries, and its error is none.
+async fn tried_again<F: Future<Output = Result<()>>>(pod: &Pod, attempt: impl Fn() -> F) -> Result<()> {
+    for left in (0..SETTLING_TRIES).rev() {
+        match attempt().await {
+            Err(_) if pod.is_ending() => break,
             Err(_) if left > 0 => tokio::time::sleep(SETTLING).await,
-            Err(error) => tracing::warn!("pod {}: its kernel shares less memory with others: {error}", pod.id),
+            done => return done,
         }
     }
+    Ok(())
 }
 
 /// Makes the guest forget files whenever it remembers so many that the monitor has room for few more.
@@ -342,6 +346,11 @@ async fn watch_crowd(pod: Arc<Pod>) {
 }
 
 impl Pod {
+    /// Whether it was told to stop, or its machine is gone.
+    fn is_ending(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst) || self.vmm.end().is_some()
+    }
+
     /// Ends every process that is known, as if killed: the machine is gone. Of each container the init comes last.
     pub(super) fn finish_all(&self) {
         for container in self.all_containers() {

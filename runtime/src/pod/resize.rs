@@ -239,6 +239,7 @@ impl Pod {
             now.demands.insert(id.clone(), before.updated(&whole));
         }
         let all = self.demand_of_all(&mut now);
+        let cpuset_before = now.cpuset.clone();
         if let (HostLimits::OfThePod, Some(cpus)) = (container.host_limits, &limits.cpuset_cpus) {
             now.cpuset = Some(cpus.clone());
         }
@@ -257,6 +258,7 @@ impl Pod {
             if let Some(before) = before {
                 now.demands.insert(id, before);
             }
+            now.cpuset = cpuset_before;
             if now.memory_mib > had && !now.grows {
                 self.lower(&mut now, had).await;
             }
