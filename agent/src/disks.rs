@@ -2,7 +2,7 @@
 
 use bulkhead_agent_protocol::agent::Disk;
 use nix::libc;
-use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, Spec};
+use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxNamespaceType, Mount, Spec};
 use std::fs;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -135,6 +135,42 @@ fn link(slot: u32, numbers: Numbers) -> io::Result<()> {
     match mknod(&path, SFlag::S_IFBLK, Mode::S_IRUSR | Mode::S_IWUSR, device) {
         Err(nix::Error::EEXIST) => Ok(()),
         result => Ok(result?),
+    }
+}
+
+/// Has nodes of disks in a specification with a user namespace, where none can be made, bound from where the guest has them. libcontainer
+/// would look for them at the container's path.
+pub fn bind_nodes(spec: &mut Spec, disks: &[Disk]) {
+    let Some(linux) = spec.linux_mut() else { return };
+    let namespaces = linux.namespaces().iter().flatten();
+    if !namespaces
+        .into_iter()
+        .any(|namespace| namespace.typ() == LinuxNamespaceType::User)
+    {
+        return;
+    }
+    let mut bound = Vec::new();
+    if let Some(devices) = linux.devices_mut() {
+        devices.retain(|device| {
+            let is_of = |disk: &&Disk| {
+                device.typ() == LinuxDeviceType::B
+                    && (i64::from(disk.major), i64::from(disk.minor)) == (device.major(), device.minor())
+            };
+            let disk = disks.iter().find(is_of);
+            bound.extend(disk.map(|disk| {
+                let mut mount = Mount::default();
+                mount
+                    .set_destination(device.path().clone())
+                    .set_typ(Some("bind".to_owned()))
+                    .set_source(Some(bulkhead_agent_protocol::disk_path(disk.slot).into()))
+                    .set_options(Some(vec!["bind".to_owned()]));
+                mount
+            }));
+            disk.is_none()
+        });
+    }
+    if !bound.is_empty() {
+        spec.mounts_mut().get_or_insert_default().extend(bound);
     }
 }
 

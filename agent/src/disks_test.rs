@@ -41,6 +41,42 @@ fn nodes_and_rules_of_plugged_disks_get_the_guests_numbers_and_no_others() {
 }
 
 #[test]
+fn in_a_user_namespace_nodes_of_disks_are_bound_and_no_others() {
+    let device = |kind: &str, minor: i64| json!({ "path": format!("/dev/{kind}{minor}"), "type": kind, "major": 7, "minor": minor });
+    let spec = |namespace: &str| -> Spec {
+        serde_json::from_value(
+            json!({ "ociVersion": "1.2.0", "mounts": [{ "destination": "/dev", "type": "tmpfs" }], "linux": {
+            "namespaces": [{ "type": namespace }],
+            "devices": [device("b", 1), device("b", 2), device("c", 1)],
+        } }),
+        )
+        .unwrap()
+    };
+    let disk = Disk {
+        slot: 9,
+        major: 7,
+        minor: 1,
+        ..Default::default()
+    };
+    let left = |spec: &Spec| {
+        let devices = spec.linux().clone().unwrap().devices().clone().unwrap();
+        let paths = devices.iter().map(|device| device.path().display().to_string());
+        (paths.collect::<Vec<_>>(), spec.mounts().clone().unwrap())
+    };
+    let mut inside = spec("user");
+    bind_nodes(&mut inside, std::slice::from_ref(&disk));
+    let (devices, mounts) = left(&inside);
+    assert_eq!(devices, ["/dev/b2", "/dev/c1"]);
+    assert_eq!(mounts.len(), 2);
+    assert_eq!(mounts[1].destination(), Path::new("/dev/b1"));
+    let source = PathBuf::from(bulkhead_agent_protocol::disk_path(9));
+    assert_eq!(mounts[1].source().as_ref(), Some(&source));
+    let mut outside = spec("pid");
+    bind_nodes(&mut outside, &[disk]);
+    assert_eq!(outside, spec("pid"));
+}
+
+#[test]
 fn a_rule_for_any_number_is_followed_by_one_for_each_disk_that_it_means() {
     let disk = |major, minor, guest_minor| {
         (

@@ -55,6 +55,20 @@ CASES = (
     ),
     container("disk-is-mounted-read-only", "echo x >/m/made; ls -d /m/lost+found", mount("ro"), before=DISK, stdout="/m/lost+found", complains=("Read-only file system",)),
     container("disk-whose-file-system-is-damaged", "echo it ran", mount("rw"), before=f"{DISK}\ndd if=/dev/zero of=$W/image bs=1k count=4 conv=notrunc 2>/dev/null", status=1, stdout="", complains=("/m.*([Ii]nvalid argument|wrong fs type)",)),
+    # Made on the host and bound: root of the container is not the owner.
+    container(
+        "disk-in-a-user-namespace",
+        "stat -c '%F %u %g' /dev/loop*; cat /dev/loop* >/dev/null",
+        all_of(
+            '.linux.namespaces += [{type: "user"}] | .linux.uidMappings = [{containerID: 0, hostID: 100000, size: 65536}] | .linux.gidMappings = .linux.uidMappings',
+            NODE.replace('"/dev/disk"', "$ENV.LOOP"),
+            rule("rwm"),
+        ),
+        before=f"chown -hR 100000:100000 $W/root\n{DISK}",
+        status=1,
+        stdout="block special file 65534 65534",
+        complains=("Permission denied",),
+    ),
     container("disk-that-is-not-there", "echo it ran", NODE.replace("($ENV.MINOR | tonumber)", "250"), stdout="it ran", differs=Differs("a node of the guest stands for a disk that is plugged, so there must be one", status=1, stdout="^$", stderr="block device 7:250")),
     Case(
         "disk-for-one-after-the-other",

@@ -209,7 +209,9 @@ impl Containers {
     async fn make(&self, request: &agent::CreateContainerRequest) -> Result<Arc<Container>> {
         let id = request.container_id.as_str();
         let mut parsed = spec::parse(&request.spec)?;
-        disks::rename(&mut parsed, &find_disks(request).await?);
+        let found = find_disks(request).await?;
+        disks::bind_nodes(&mut parsed, &request.disks);
+        disks::rename(&mut parsed, &found);
         let sharer;
         let joined = match request.share_namespaces_with.as_str() {
             "" => None,

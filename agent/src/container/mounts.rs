@@ -231,7 +231,7 @@ pub fn mount_here(
 ) -> Result<(), String> {
     let outside = Outside::of(spec);
     for (number, own) in spec.mounts_mut().iter_mut().flatten().enumerate() {
-        let of_disk = own.source().as_ref().is_some_and(|source| disks.contains(source));
+        let of_disk = !is_bind(own) && own.source().as_ref().is_some_and(|source| disks.contains(source));
         // Others would show the helper's namespaces instead of the container's.
         let writes_at_once = is_tmpfs(own) && (has(own, "sync") || has(own, "dirsync"));
         let original = originals.get(&number);
