@@ -87,14 +87,6 @@ CASES = (
     Case("docker-volume-is-kept", f"{RUN} --rm -v $W/v:/v bulkhead/busybox sh -c 'echo kept >/v/f; chown 1000:1000 /v/f'; cat $W/v/f; stat -c %u:%g $W/v/f", stdout="kept\n1000:1000"),
     Case("docker-stats", f"{SLEEP}; docker stats --no-stream --format '{{{{.PIDs}}}}' $ID; docker rm -f $ID >/dev/null", stdout="1"),
     Case(
-        "docker-python",
-        f"""docker image inspect bulkhead/debian >/dev/null 2>&1 || ctr images export --local - $DEBIAN | docker load -q >/dev/null
-        {RUN} --rm bulkhead/debian python3 -c 'import sys; print(sum(range(10**6)), sys.version_info[0])'""",
-        stdout="499999500000 3",
-        # Docker takes minutes to load the image.
-        timeout=600,
-    ),
-    Case(
         "docker-server",
         f"""{RUN} -d --name $ID bulkhead/redis >/dev/null
         for ((n = 0; n < 100; n++)); do docker exec $ID redis-cli ping 2>/dev/null | grep -q PONG && break; sleep 0.2; done
@@ -108,4 +100,23 @@ CASES = (
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_beside_runc(case, beside_runc):
+    beside_runc(case)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "case",
+    (
+        Case(
+            "docker-python",
+            f"""docker image inspect bulkhead/debian >/dev/null 2>&1 || ctr images export --local - $DEBIAN | docker load -q >/dev/null
+        {RUN} --rm bulkhead/debian python3 -c 'import sys; print(sum(range(10**6)), sys.version_info[0])'""",
+            stdout="499999500000 3",
+            # Docker takes minutes to load the image.
+            timeout=600,
+        ),
+    ),
+    ids=lambda case: case.name,
+)
+def test_an_image_that_takes_long_to_load(case, beside_runc):
     beside_runc(case)
