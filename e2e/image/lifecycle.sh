@@ -107,6 +107,14 @@ warm_import() { timeout 1500 "${SSH[@]}" bash -s <"$IMAGE_DIR/import.sh"; }
 
 warm_import_workloads() { timeout 1500 "${SSH[@]}" bash -s < <(workloads_import); }
 
+host_prepare() {
+    mkdir -p "$BULKHEAD_CACHE"
+    instance_lock
+    prepare
+    warm_artefact >/dev/null
+    exec {LOCK}>&-
+}
+
 host_up() {
     local start=$EPOCHREALTIME warm
     mkdir -p "$BULKHEAD_CACHE"
