@@ -102,20 +102,19 @@ def test_beside_runc(case, beside_runc):
 # The bound of docs/SPECIFICATION.md, and what the monitor has besides.
 DESCRIPTORS = 40_960 + 512
 
-# 200 folders of 1,000 files, of which the first 50 are walked first, while the monitor's descriptors are counted and its memory besides
-# the guest's, whose mapping is large.
+# 200 folders of 1,000 files, of which the first 50 are walked first, while the monitor's descriptors are counted and its heap measured.
 WALK = """
 mkdir $W/tree; mount -t tmpfs -o nr_inodes=0 tree $W/tree && trap 'umount $W/tree' EXIT
 (cd $W/tree; for d in $(seq 200); do mkdir $d; (cd $d; seq 1000 | xargs touch); done)
 detached --mount type=bind,src=$W/tree,dst=/tree,options=rbind:ro $BUSYBOX $ID sleep 10000
 MONITOR=$(ctr task ls | awk -v id="$ID" '$1 == id {print $2}')
-memory() { awk '/^Size:/ {own = $2 < 65536} /^Anonymous:/ && own {n += $2} END {print n}' /proc/$MONITOR/smaps; }
+heap() { awk '/^[0-9a-f]+-/ {heap = /\\[heap\\]/} /^Rss:/ && heap {n += $2} END {print n}' /proc/$MONITOR/smaps; }
 walk() { # FIRST LAST
     local most=0 kib=0 now
     ctr task exec --exec-id walk$1 $ID sh -c "for d in \\$(seq $1 $2); do find /tree/\\$d -type f -size 0; done | wc -l" &
     while kill -0 $! 2>/dev/null; do
         now=$(ls /proc/$MONITOR/fd | wc -l); ((now <= most)) || most=$now
-        now=$(memory); ((now <= kib)) || kib=$now
+        now=$(heap); ((now <= kib)) || kib=$now
         sleep 1
     done
     echo "$most $kib"
