@@ -139,7 +139,7 @@ fn link(slot: u32, numbers: Numbers) -> io::Result<()> {
 }
 
 /// Has nodes of disks in a specification with a user namespace, where none can be made, bound from where the guest has them. libcontainer
-/// would look for them at the container's path.
+/// would look for them at the container's path. Before [`rename`]: the specification has the host's numbers.
 pub fn bind_nodes(spec: &mut Spec, disks: &[Disk]) {
     let Some(linux) = spec.linux_mut() else { return };
     let namespaces = linux.namespaces().iter().flatten();

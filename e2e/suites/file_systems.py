@@ -131,4 +131,4 @@ def test_walk_of_a_large_tree_is_bounded(nothing_left):
     (few, before), (many, after) = ([int(number) for number in line.split()] for line in listed[1::2])
     print(f"descriptors {few} and {many}, KiB {before} and {after}")
     assert 1000 < few < DESCRIPTORS and many < DESCRIPTORS
-    assert after < before + 8192
+    assert 1000 < before and after < before + 8192

@@ -2,19 +2,22 @@
 //! locks of the whole process and makes KVM take pages from all vCPUs. A driver that asks in bursts, as those of Linux do, is served at
 //! full speed; one that asks without end gets a share.
 
+use std::sync::{Arc, Mutex};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 
+use crate::sync::lock;
+
 /// CPU time that a guest can have at once. Growing by a gigabyte takes some tens of milliseconds.
 const BURST: Duration = Duration::from_secs(1);
 /// What it gets all the time: one of so many parts of a CPU.
 const PARTS: u32 = 4;
-/// A pause holds up the driver's reset for so long at most.
-const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+/// A pause holds up the driver's own reset.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// What a worker has spent lately. Belongs to its thread.
+/// What the workers of a device have spent lately. The device keeps it: a reset is no new beginning.
 #[derive(Debug)]
 pub struct Pace {
     spent: Duration,
@@ -22,19 +25,24 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Nothing spent.
-    pub fn new() -> Pace {
+    fn new() -> Pace {
         Pace {
             spent: Duration::ZERO,
             since: Instant::now(),
         }
     }
 
+    /// One that its device shares with its worker.
+    pub fn shared() -> Arc<Mutex<Pace>> {
+        Arc::new(Mutex::new(Pace::new()))
+    }
+
     /// Does `work` on the calling thread, and then pauses if that was too much.
-    pub fn spend<T>(&mut self, work: impl FnOnce() -> T) -> T {
+    pub fn spend<T>(pace: &Mutex<Pace>, work: impl FnOnce() -> T) -> T {
         let before = cpu_time();
         let done = work();
-        let pause = self.pause_after(cpu_time().saturating_sub(before), Instant::now());
+        let worked = cpu_time().saturating_sub(before);
+        let pause = lock(pace).pause_after(worked, Instant::now());
         if !pause.is_zero() {
             sleep(pause);
         }

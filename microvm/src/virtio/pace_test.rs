@@ -41,10 +41,27 @@ fn a_pause_is_bounded_and_what_was_too_much_is_paid_by_the_next_ones() {
 
 #[test]
 fn the_time_of_a_thread_at_work_is_counted_and_its_sleep_is_not() {
-    let mut pace = Pace::new();
-    pace.spend(|| sleep(20 * MS));
-    assert!(pace.spent < 10 * MS, "{:?}", pace.spent);
+    let pace = Pace::shared();
+    Pace::spend(&pace, || sleep(20 * MS));
+    let slept = lock(&pace).spent;
+    assert!(slept < 10 * MS, "{slept:?}");
     let began = cpu_time();
-    pace.spend(|| while cpu_time() - began < 50 * MS {});
-    assert!(pace.spent > 10 * MS, "{:?}", pace.spent);
+    Pace::spend(&pace, || while cpu_time() - began < 50 * MS {});
+    let worked = lock(&pace).spent;
+    assert!(worked > 10 * MS, "{worked:?}");
+}
+
+#[test]
+fn costly_requests_get_no_more_than_cheap_ones() {
+    let mut pace = Pace::new();
+    let (start, mut now, mut worked) = (pace.since, pace.since, Duration::ZERO);
+    while now - start < Duration::from_secs(100) {
+        worked += 300 * MS;
+        now += 300 * MS;
+        now += pace.pause_after(300 * MS, now);
+    }
+    assert!(
+        worked <= Duration::from_secs(100) / PARTS + 2 * BURST,
+        "{worked:?} of 100 s"
+    );
 }

@@ -264,8 +264,15 @@ impl Pod {
             }
             return Err(error);
         }
-        self.take_what_nobody_needs(&mut now, all, had).await?;
-        self.limit_on_host(&container, limits).await
+        let limited = async {
+            self.take_what_nobody_needs(&mut now, all, had).await?;
+            self.limit_on_host(&container, limits).await
+        };
+        let limited: Result<()> = limited.await;
+        if limited.is_err() {
+            now.cpuset = cpuset_before;
+        }
+        limited
     }
 
     /// What a limit that was lowered leaves to the host. vCPUs stay.

@@ -1,5 +1,7 @@
 //! The register side of the device and its worker.
 
+use std::sync::{Arc, Mutex};
+
 use virtio_bindings::virtio_ids::VIRTIO_ID_BALLOON;
 
 use super::pages::{self, Run};
@@ -21,8 +23,9 @@ const REPORTING: u16 = 2;
 const PAGE_REPORTING: u64 = 1 << 5;
 
 /// The device.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct BalloonDevice {
+    pace: Arc<Mutex<Pace>>,
     worker: Option<QueueWorker>,
 }
 
@@ -30,6 +33,15 @@ impl BalloonDevice {
     /// Not active.
     pub fn new() -> BalloonDevice {
         BalloonDevice::default()
+    }
+}
+
+impl Default for BalloonDevice {
+    fn default() -> BalloonDevice {
+        BalloonDevice {
+            pace: Pace::shared(),
+            worker: None,
+        }
     }
 }
 
@@ -62,9 +74,10 @@ impl VirtioDevice for BalloonDevice {
             .zip(queues)
             .filter_map(|(index, active)| Some(Ring::new(active?, index, features, interrupt.clone())))
             .collect();
-        let mut pace = Pace::new();
-        let serve =
-            move |memory: &GuestMemory, queue: u16, chain: Chain<'_>| pace.spend(|| serve(memory, queue, chain));
+        let pace = self.pace.clone();
+        let serve = move |memory: &GuestMemory, queue: u16, chain: Chain<'_>| {
+            Pace::spend(&pace, || serve(memory, queue, chain))
+        };
         let worker = QueueWorker::start("balloon", ThreadKind::Memory, memory, rings, serve)?;
         self.worker = Some(worker);
         Ok(())

@@ -1,6 +1,6 @@
 //! The register side of the device and its worker.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_MEM;
 
@@ -22,13 +22,18 @@ const UNPLUGGED_INACCESSIBLE: u64 = 1 << 1;
 /// The device.
 pub struct MemDevice {
     pool: Arc<Pool>,
+    pace: Arc<Mutex<Pace>>,
     worker: Option<QueueWorker>,
 }
 
 impl MemDevice {
     /// Not active.
     pub fn new(pool: Arc<Pool>) -> MemDevice {
-        MemDevice { pool, worker: None }
+        MemDevice {
+            pool,
+            pace: Pace::shared(),
+            worker: None,
+        }
     }
 }
 
@@ -57,9 +62,10 @@ impl VirtioDevice for MemDevice {
         let interrupt = activation.interrupt.clone();
         let (memory, ring) = Ring::only("mem", activation)?;
         let pool = self.pool.clone();
-        let mut pace = Pace::new();
-        let serve =
-            move |memory: &GuestMemory, _queue: u16, chain: Chain<'_>| pace.spend(|| serve(&pool, memory, chain));
+        let pace = self.pace.clone();
+        let serve = move |memory: &GuestMemory, _queue: u16, chain: Chain<'_>| {
+            Pace::spend(&pace, || serve(&pool, memory, chain))
+        };
         let worker = QueueWorker::start("mem", ThreadKind::Memory, memory, vec![ring], serve)?;
         self.worker = Some(worker);
         self.pool.set_driver(Some(interrupt));
