@@ -142,11 +142,8 @@ fn link(slot: u32, numbers: Numbers) -> io::Result<()> {
 /// would look for them at the container's path. Before [`rename`]: the specification has the host's numbers.
 pub fn bind_nodes(spec: &mut Spec, disks: &[Disk]) {
     let Some(linux) = spec.linux_mut() else { return };
-    let namespaces = linux.namespaces().iter().flatten();
-    if !namespaces
-        .into_iter()
-        .any(|namespace| namespace.typ() == LinuxNamespaceType::User)
-    {
+    let mut namespaces = linux.namespaces().iter().flatten();
+    if !namespaces.any(|namespace| namespace.typ() == LinuxNamespaceType::User) {
         return;
     }
     let mut bound = Vec::new();

@@ -2,6 +2,18 @@ use super::*;
 
 const MS: Duration = Duration::from_millis(1);
 
+/// CPU time that a driver gets which asks again at once, and costs `each` whenever it asks.
+fn worked_in_100_s(each: Duration) -> Duration {
+    let mut pace = Pace::new();
+    let (start, mut now, mut worked) = (pace.since, pace.since, Duration::ZERO);
+    while now - start < Duration::from_secs(100) {
+        worked += each;
+        now += each;
+        now += pace.pause_after(each, now);
+    }
+    worked
+}
+
 #[test]
 fn a_burst_is_served_without_a_pause() {
     let mut pace = Pace::new();
@@ -14,13 +26,7 @@ fn a_burst_is_served_without_a_pause() {
 
 #[test]
 fn who_asks_without_end_gets_its_part_of_a_cpu() {
-    let mut pace = Pace::new();
-    let (start, mut now, mut worked) = (pace.since, pace.since, Duration::ZERO);
-    while now - start < Duration::from_secs(100) {
-        worked += 10 * MS;
-        now += 10 * MS;
-        now += pace.pause_after(10 * MS, now);
-    }
+    let worked = worked_in_100_s(10 * MS);
     let fair = Duration::from_secs(100) / PARTS + BURST;
     assert!(
         worked <= fair + Duration::from_secs(1) && worked >= fair - Duration::from_secs(2),
@@ -53,13 +59,7 @@ fn the_time_of_a_thread_at_work_is_counted_and_its_sleep_is_not() {
 
 #[test]
 fn costly_requests_get_no_more_than_cheap_ones() {
-    let mut pace = Pace::new();
-    let (start, mut now, mut worked) = (pace.since, pace.since, Duration::ZERO);
-    while now - start < Duration::from_secs(100) {
-        worked += 300 * MS;
-        now += 300 * MS;
-        now += pace.pause_after(300 * MS, now);
-    }
+    let worked = worked_in_100_s(300 * MS);
     assert!(
         worked <= Duration::from_secs(100) / PARTS + 2 * BURST,
         "{worked:?} of 100 s"
