@@ -4,6 +4,7 @@
 //! runtime, which is its only other peer (`bulkhead-vmm-control`). Opens nothing by host path.
 
 pub mod boot;
+mod complaints;
 pub mod control;
 pub mod file_server;
 pub mod interrupts;

@@ -29,6 +29,8 @@ use self::open_files::{OpenFiles, nobody};
 use self::request::Forget;
 use self::share::Share;
 use self::unnamed::UnnamedFiles;
+use crate::complaints::Complaints;
+use crate::virtio::buffers::{BufferError, MAX_PIECES};
 use crate::virtio::ring::Chain;
 
 mod cache;
@@ -73,6 +75,7 @@ pub enum FileServerError {
 pub struct FileServer {
     server: Server<Share>,
     share: Share,
+    complaints: Complaints,
 }
 
 impl FileServer {
@@ -120,6 +123,7 @@ impl FileServer {
         Ok(FileServer {
             server: Server::new(share.clone()),
             share,
+            complaints: Complaints::default(),
         })
     }
 
@@ -132,7 +136,13 @@ impl FileServer {
     pub fn handle_urgent(&self, chain: &Chain<'_>) {
         match request::forget(chain) {
             Ok(Forget { node, count }) => self.share.forget(nobody(), node, count),
-            Err(error) => tracing::warn!(%error, "the guest sent an urgent file request that no driver makes"),
+            Err(error) => self.complain("an urgent file request that no driver makes", &error),
+        }
+    }
+
+    fn complain(&self, sent: &str, error: &dyn std::fmt::Display) {
+        if self.complaints.one_more() {
+            tracing::warn!(%error, "the guest sent {sent}");
         }
     }
 
@@ -145,17 +155,22 @@ impl FileServer {
                 return 0;
             }
         };
+        // virtiofsd collects them all.
+        if chain.clone().nth(MAX_PIECES).is_some() {
+            self.complain("a file request", &BufferError::TooManyPieces);
+            return 0;
+        }
         let ours = calls::is_ours(request::opcode(&chain));
         let (reader, writer) = match (Reader::new(&view, chain.clone()), Writer::new(&view, chain)) {
             (Ok(reader), Ok(writer)) => (reader, writer),
             (Err(error), _) | (_, Err(error)) => {
-                tracing::warn!(%error, "the guest sent a file request in unusable buffers");
+                self.complain("a file request in unusable buffers", &error);
                 return 0;
             }
         };
         // virtiofsd panics without room for the answer's header.
         if writer.available_bytes() < OUT_HEADER {
-            tracing::warn!("the guest sent a file request without room for an answer");
+            self.complain("a file request", &"without room for an answer");
             return 0;
         }
         let handled = match ours {
@@ -165,7 +180,7 @@ impl FileServer {
         match handled {
             Ok(written) => u32::try_from(written).unwrap_or(0),
             Err(error) => {
-                tracing::warn!(%error, "the guest sent a file request that cannot be read");
+                self.complain("a file request that cannot be read", &error);
                 0
             }
         }

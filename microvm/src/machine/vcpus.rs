@@ -93,15 +93,25 @@ impl Vcpus {
     pub fn start(&mut self) -> Result<(), MachineError> {
         while let Some(vcpu) = self.waiting.pop() {
             let name = format!("vcpu{}", vcpu.id());
+            // A thread that cannot be started does not take it along.
+            let place = Arc::new(Mutex::new(Some(vcpu)));
+            let taken = place.clone();
             let (io, stop) = (self.common.io.clone(), self.common.stop.clone());
             let (stopping, counters) = (self.common.stopping.clone(), self.common.counters.clone());
             let gate = self.common.gate.clone();
             let stopped_at = self.common.stopped_at.clone();
             let body = move || {
+                let Some(vcpu) = lock(&taken).take() else { return };
                 let position = vcpu::run(vcpu, io, stop, stopping, gate, counters);
                 lock(&stopped_at).push(position);
             };
-            self.threads.push(spawn_worker(&name, ThreadKind::Vcpu, body)?);
+            match spawn_worker(&name, ThreadKind::Vcpu, body) {
+                Ok(thread) => self.threads.push(thread),
+                Err(error) => {
+                    self.waiting.extend(lock(&place).take());
+                    return Err(error.into());
+                }
+            }
         }
         Ok(())
     }

@@ -29,6 +29,8 @@ use crate::watched::watch;
 /// Lines of the vmm's standard error that are kept for a report, and those that reach the log at most.
 const KEPT_LINES: usize = 10;
 const LOGGED_LINES: usize = 500;
+/// Pause after each further one.
+const DROPPED_LINE: Duration = Duration::from_millis(1);
 /// Longest line of it, bytes.
 const LINE: usize = 1024;
 /// How long a process may take to vanish after SIGKILL or after it said goodbye.
@@ -266,6 +268,9 @@ async fn log_lines(stderr: pipe::Receiver, pid: u32, tail: Tail) {
             tracing::info!("monitor {pid}: {text}");
         } else if logged == LOGGED_LINES {
             tracing::warn!("monitor {pid}: says too much, further lines are dropped");
+        } else {
+            // Nobody else pays for the time that reading takes.
+            tokio::time::sleep(DROPPED_LINE).await;
         }
         let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
         if tail.len() == KEPT_LINES {

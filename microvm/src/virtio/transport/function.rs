@@ -7,6 +7,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::interrupts::Interrupts;
 use super::registers::{self, Effect, Registers};
+use crate::complaints::Complaints;
 use crate::interrupts::SharedMsiSink;
 use crate::machine::vm::{Vm, VmError};
 use crate::memory::layout::PCI_BARS;
@@ -107,6 +108,7 @@ pub struct VirtioFunction {
     kicks: Vec<EventFd>,
     /// Where the doorbells of the active device are registered: the address of BAR 0.
     registered_at: Option<u64>,
+    complaints: Complaints,
 }
 
 impl VirtioFunction {
@@ -146,12 +148,15 @@ impl VirtioFunction {
             doorbells,
             kicks,
             registered_at: None,
+            complaints: Complaints::default(),
         })
     }
 
     fn activate(&mut self) {
         if let Err(reason) = self.try_activate() {
-            tracing::warn!("virtio device type {}: {reason}", self.device.device_type());
+            if self.complaints.one_more() {
+                tracing::warn!("virtio device type {}: {reason}", self.device.device_type());
+            }
             self.registers.set_needs_reset();
             use crate::virtio::device::Interrupt;
             self.interrupts.signal_config();
