@@ -8,6 +8,7 @@
 //! moment; nothing they do may stop the agent from answering. The host is trusted: it owns the guest's memory anyway; what it
 //! sends is checked only so that mistakes are answered clearly.
 
+mod apart;
 pub mod boot;
 pub mod clock;
 pub mod container;

@@ -27,6 +27,7 @@ fn main() {
             power::end_guest_on_panic();
             if let Err(error) = run() {
                 kmsg::emergency(&chain(error.as_ref()));
+                power::fail();
             }
             power::off();
         }

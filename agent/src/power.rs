@@ -1,5 +1,6 @@
-//! The end of the guest: orderly, and after a panic of the agent.
+//! The end of the guest: orderly, and when the agent fails.
 
+use crate::apart::apart;
 use crate::disks;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::reboot::{RebootMode, reboot};
@@ -14,29 +15,45 @@ const SYNC_PATIENCE: Duration = Duration::from_secs(5);
 pub fn off_soon() {
     tokio::spawn(async {
         tokio::time::sleep(ANSWER).await;
-        // sync(2) can block for ever, and only a thread can be left behind in it.
-        let synced = tokio::task::spawn_blocking(|| {
-            nix::unistd::sync();
-            // Lazily, for the killed processes may not all be gone.
-            let _absent = umount2(bulkhead_agent_protocol::SHARE_MOUNT, MntFlags::MNT_DETACH);
-        });
         let patience = match disks::are_there() {
             true => disks::WRITE_BACK,
             false => SYNC_PATIENCE,
         };
-        if tokio::time::timeout(patience, synced).await.is_err() {
+        if tokio::time::timeout(patience, write_back()).await.is_err() {
             crate::kmsg::emergency("writing back took too long and was given up");
         }
         off();
     });
 }
 
+async fn write_back() {
+    // sync(2) can block for ever, and only a thread can be left behind in it.
+    let sync = || {
+        nix::unistd::sync();
+        // Lazily, for the killed processes may not all be gone.
+        let _absent = umount2(bulkhead_agent_protocol::SHARE_MOUNT, MntFlags::MNT_DETACH);
+    };
+    // While those that were killed go, there may be no room for a thread.
+    while apart(sync).await.is_err() {
+        tokio::time::sleep(ANSWER).await;
+    }
+}
+
 /// Powers the guest off now.
 pub fn off() {
+    end(RebootMode::RB_POWER_OFF);
+}
+
+/// Ends a guest that cannot go on. The monitor takes a reset for a failure, and reports the console's last lines.
+pub fn fail() {
+    end(RebootMode::RB_AUTOBOOT);
+}
+
+fn end(mode: RebootMode) {
     if std::process::id() == 1
-        && let Err(error) = reboot(RebootMode::RB_POWER_OFF)
+        && let Err(error) = reboot(mode)
     {
-        crate::kmsg::emergency(&format!("cannot power off: {error}"));
+        crate::kmsg::emergency(&format!("cannot end the guest: {error}"));
     }
 }
 
@@ -44,7 +61,7 @@ pub fn off() {
 pub fn end_guest_on_panic() {
     std::panic::set_hook(Box::new(|panic| {
         crate::kmsg::emergency(&panic.to_string());
-        off();
+        fail();
         std::process::abort();
     }));
 }

@@ -2,7 +2,8 @@
 //!
 //! Every process in the guest whose parent has died becomes a child of PID 1, and a container's init is one of them: the helper
 //! that creates it ends at once. So nobody else in the agent calls wait, and a status may arrive before the agent has heard
-//! of its pid. While an [`Expectation`] is alive, statuses of unknown pids are kept; otherwise they are orphans of no interest.
+//! of its pid. While an [`Expectation`] is alive, statuses of unknown pids are kept; otherwise they are orphans of no interest. Pids come
+//! again: an expectation has nothing to do with what was reaped before it.
 
 use crate::sys;
 use nix::errno::Errno;
@@ -28,7 +29,9 @@ pub type ExitWatch = watch::Receiver<Option<Exit>>;
 #[derive(Default)]
 struct Table {
     watched: HashMap<i32, watch::Sender<Option<Exit>>>,
-    unclaimed: HashMap<i32, Exit>,
+    /// With its number among all that were reaped.
+    unclaimed: HashMap<i32, (u64, Exit)>,
+    reaped: u64,
     expectations: usize,
 }
 
@@ -40,7 +43,12 @@ pub struct Reaper {
 /// While one of these lives, the statuses of pids that nobody watches yet are kept for [`Reaper::watch`].
 pub struct Expectation {
     reaper: Arc<Reaper>,
+    /// How many had been reaped when it began.
+    since: u64,
 }
+
+/// Most statuses that are collected at a time: orphans may come as fast as they are reaped, and there is other work.
+const TURN: usize = 64;
 
 impl Reaper {
     /// Installs the SIGCHLD handler and spawns the task that reaps. Called once, inside the runtime.
@@ -52,7 +60,9 @@ impl Reaper {
         let task = reaper.clone();
         tokio::spawn(async move {
             loop {
-                task.collect();
+                while !task.collect(TURN) {
+                    tokio::task::yield_now().await;
+                }
                 if children.recv().await.is_none() {
                     return;
                 }
@@ -63,23 +73,29 @@ impl Reaper {
 
     /// Must be taken before the process can exist, and held until [`Reaper::watch`] has been called for it.
     pub fn expect(self: &Arc<Self>) -> Expectation {
-        self.lock().expectations += 1;
-        Expectation { reaper: self.clone() }
+        let mut table = self.lock();
+        table.expectations += 1;
+        Expectation {
+            since: table.reaped,
+            reaper: self.clone(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn collect(&self) {
-        loop {
+    /// False: there may be more than the `most` that it has taken.
+    fn collect(&self, most: usize) -> bool {
+        for _ in 0..most {
             match sys::reap_one() {
                 Ok(Some((pid, status))) => self.ended(pid, status),
                 Err(Errno::EINTR) => {}
                 // Nothing left, or no child at all; the next SIGCHLD comes back here.
-                Ok(None) | Err(_) => return,
+                Ok(None) | Err(_) => return true,
             }
         }
+        false
     }
 
     fn ended(&self, pid: Pid, status: u32) {
@@ -89,10 +105,12 @@ impl Reaper {
             at_ns: u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX).max(1),
         };
         let mut table = self.lock();
+        table.reaped += 1;
+        let number = table.reaped;
         if let Some(watched) = table.watched.remove(&pid.as_raw()) {
             watched.send_replace(Some(exit));
         } else if table.expectations > 0 {
-            table.unclaimed.insert(pid.as_raw(), exit);
+            table.unclaimed.insert(pid.as_raw(), (number, exit));
         }
     }
 }
@@ -101,14 +119,14 @@ impl Expectation {
     /// The end of `pid`, a process created under this expectation.
     pub fn watch(&self, pid: Pid) -> ExitWatch {
         let mut table = self.reaper.lock();
-        match table.unclaimed.remove(&pid.as_raw()) {
-            Some(exit) => watch::channel(Some(exit)).1,
-            None => {
-                let (sender, receiver) = watch::channel(None);
-                table.watched.insert(pid.as_raw(), sender);
-                receiver
-            }
+        let ended = table.unclaimed.get(&pid.as_raw());
+        if let Some((_, exit)) = ended.filter(|(number, _)| *number > self.since).copied() {
+            table.unclaimed.remove(&pid.as_raw());
+            return watch::channel(Some(exit)).1;
         }
+        let (sender, receiver) = watch::channel(None);
+        table.watched.insert(pid.as_raw(), sender);
+        receiver
     }
 }
 
@@ -126,3 +144,7 @@ impl Drop for Expectation {
 pub async fn ended(watch: &mut ExitWatch) -> Option<Exit> {
     watch.wait_for(Option::is_some).await.ok().and_then(|exit| *exit)
 }
+
+#[cfg(test)]
+#[path = "reaper_test.rs"]
+mod reaper_test;

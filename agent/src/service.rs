@@ -1,10 +1,11 @@
 //! The agent's ttrpc service: from requests to the modules that do the work, and from their errors to status codes.
 
+use crate::apart::apart;
 use crate::clock;
-use crate::container::{Containers, Places, share};
+use crate::container::{Containers, Places, cgroup, share};
 use crate::cpus;
 use crate::disks;
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::events::Event;
 use crate::kmsg;
 use crate::memory;
@@ -15,8 +16,9 @@ use crate::transport::Listener;
 use async_trait::async_trait;
 use bulkhead_agent_protocol::agent::{
     ContainerRequest, CreateContainerRequest, DiskRequest, Empty, EventResponse, ExecRequest, GrowMemoryRequest,
-    HelloRequest, HelloResponse, PidsResponse, ProcessRequest, ProcessResponse, ResizePtyRequest, SetFrozenRequest,
-    SignalRequest, StatsResponse, SyncClockRequest, SyncClockResponse, UpdateRequest, UseCpusRequest, WaitResponse,
+    HelloRequest, HelloResponse, LookAgainRequest, PidsResponse, ProcessRequest, ProcessResponse, ResizePtyRequest,
+    SetFrozenRequest, SignalRequest, StatsResponse, SyncClockRequest, SyncClockResponse, UpdateRequest, UseCpusRequest,
+    WaitResponse,
 };
 use bulkhead_agent_protocol::agent_ttrpc;
 use std::path::Path;
@@ -77,6 +79,9 @@ impl agent_ttrpc::Agent for Service {
             if let Err(error) = std::fs::write(Path::new("/proc/sys").join(name.replace('.', "/")), value) {
                 kmsg::notice(&format!("cannot set sysctl {name}={value}: {error}"));
             }
+        }
+        if let Err(error) = cgroup::leave_room(Path::new(cgroup::ROOT)) {
+            kmsg::notice(&format!("containers may take all processes: {}", chain(&error)));
         }
         let kernel = nix::sys::utsname::uname().map_err(|error| Error::internal("uname", &error))?;
         Ok(HelloResponse {
@@ -182,6 +187,15 @@ impl agent_ttrpc::Agent for Service {
         Ok(Empty::default())
     }
 
+    async fn look_again(&self, _: &TtrpcContext, request: LookAgainRequest) -> Answer<Empty> {
+        let look = move || {
+            share::look_again(&request.paths);
+            Ok::<_, std::convert::Infallible>(())
+        };
+        blocking("cannot look at files", look).await?;
+        Ok(Empty::default())
+    }
+
     async fn rescan_bus(&self, _: &TtrpcContext, _: Empty) -> Answer<Empty> {
         blocking("cannot look for devices", disks::rescan).await?;
         Ok(Empty::default())
@@ -214,7 +228,7 @@ async fn blocking<E: std::error::Error + Send + 'static>(
     work: impl FnOnce() -> Result<(), E> + Send + 'static,
 ) -> Answer<()> {
     let failed = |error: &dyn std::error::Error| Error::internal(what, error);
-    let done = tokio::task::spawn_blocking(work).await;
+    let done = apart(work).await;
     Ok(done.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?)
 }
 

@@ -4,7 +4,9 @@
 //! by the protocol (4 MiB), texts are cut, and lists are cut to what a container can have.
 
 use std::collections::HashMap;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bulkhead_agent_protocol::agent as message;
@@ -21,7 +23,7 @@ const SLOW: Duration = Duration::from_secs(60);
 /// Longest text of the agent's that is passed on, characters.
 const TEXT: usize = 4096;
 /// Most pids and statistics files of one answer.
-const MAX_PIDS: usize = 1 << 16;
+const MAX_PIDS: usize = 1 << 15;
 const MAX_FILES: usize = 256;
 
 /// Streams of a process as the agent is told; 0: none.
@@ -282,6 +284,16 @@ impl Agent {
         let request = message::Empty::default();
         let forgotten = self.client.forget_files(Context::default(), &request);
         within(SLOW, "ForgetFiles", forgotten).await?;
+        Ok(())
+    }
+
+    /// Has the guest look at names below its share that have become something else, so that it lets go of what they were.
+    pub(crate) async fn look_again(&self, paths: Vec<PathBuf>) -> Result<()> {
+        let request = message::LookAgainRequest {
+            paths: paths.into_iter().map(|path| path.into_os_string().into_vec()).collect(),
+            ..Default::default()
+        };
+        within(SLOW, "LookAgain", self.client.look_again(Context::default(), &request)).await?;
         Ok(())
     }
 

@@ -18,6 +18,7 @@ mod cgroup;
 mod clock;
 mod cpus;
 mod identity;
+mod mount_table;
 mod pidfd;
 mod rootfs;
 mod spec;

@@ -17,7 +17,7 @@ use crate::ids::{ContainerId, validate_namespace};
 use crate::pidfd::{PidFd, start_time_of};
 use crate::pod::Undo;
 use crate::rootfs::detach;
-use crate::{cgroup, identity};
+use crate::{cgroup, identity, mount_table};
 
 const RECORD: &str = "pod.json";
 const RECORD_NEW: &str = "pod.json.new";
@@ -166,7 +166,7 @@ impl PodFolder {
 
     /// Removes the folder with what belongs in it, and the namespace's when it is the last.
     fn remove(&self) -> Result<()> {
-        for mount in mounts_below(&self.path)? {
+        for mount in mount_table::points_below(mount_table::read()?, &self.path) {
             detach(&mount)?;
         }
         for file in [RECORD_NEW, RECORD, CONSOLE] {
@@ -285,31 +285,6 @@ pub(crate) fn remove(path: &Path, with: impl Fn(&Path) -> std::io::Result<()>) -
         Err(e) if e.kind() != IoErrorKind::NotFound => Err(Error::io("cannot remove", path, e)),
         _ => Ok(()),
     }
-}
-
-/// Mount points of this process's mount namespace at or below `path`, innermost first.
-fn mounts_below(path: &Path) -> Result<Vec<PathBuf>> {
-    let table = Path::new("/proc/self/mountinfo");
-    let text = std::fs::read_to_string(table).map_err(|e| Error::io("cannot read", table, e))?;
-    Ok(parse_mounts(&text, path))
-}
-
-fn parse_mounts(mountinfo: &str, path: &Path) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> = mountinfo
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .map(|field| PathBuf::from(unescape(field)))
-        .filter(|mount| mount.starts_with(path))
-        .collect();
-    found.reverse();
-    found
-}
-
-/// mountinfo writes space, tab, newline and backslash in octal.
-fn unescape(field: &str) -> String {
-    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
-        .iter()
-        .fold(field.to_owned(), |text, (escaped, plain)| text.replace(escaped, plain))
 }
 
 #[cfg(test)]

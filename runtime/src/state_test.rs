@@ -1,7 +1,6 @@
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{PodFolder, PodRecord, ProcessRecord, cleanup, list, parse_mounts};
+use super::{PodFolder, PodRecord, ProcessRecord, cleanup, list};
 use crate::config::Config;
 use crate::error::ErrorKind;
 use crate::ids::ContainerId;
@@ -112,20 +111,4 @@ fn what_is_not_the_pods_is_not_deleted() {
     assert_eq!(std::fs::read(&precious).unwrap(), b"data");
     std::fs::remove_file(&precious).unwrap();
     undo.run().unwrap();
-}
-
-#[test]
-fn mounts_are_found_innermost_first() {
-    let table = "20 1 0:1 / / rw - ext4 /dev/vda rw\n\
-                 30 20 0:2 / /run/b/ns/p1/share rw shared:1 - tmpfs bulkhead rw\n\
-                 31 30 0:3 / /run/b/ns/p1/share/a\\040b rw - overlay overlay rw\n\
-                 32 20 0:4 / /run/b/ns/p10 rw - tmpfs x rw\n";
-    let found = parse_mounts(table, Path::new("/run/b/ns/p1"));
-    assert_eq!(
-        found,
-        [
-            PathBuf::from("/run/b/ns/p1/share/a b"),
-            PathBuf::from("/run/b/ns/p1/share")
-        ]
-    );
 }

@@ -33,6 +33,6 @@ impl<F: AsFd> AsRawFd for Owner<F> {
 /// Registers a non-blocking descriptor. Needs a tokio runtime around it.
 pub(crate) fn watch<F: AsFd>(fd: F, interest: Interest) -> io::Result<Watched<F>> {
     // SAFETY: `Owner` owns `fd` and gives it out only by reference, so the descriptor stays open and the same until the
-    // registration ends; this crate calls it with sockets, pipes, timers and control channels, which own one descriptor each.
+    // registration ends; this crate calls it with sockets, pipes, timers, control channels and files of /proc, which own one descriptor each.
     unsafe { AsyncFd::register_with_interest(Owner(fd), interest) }.map_err(|e| e.into_parts().1)
 }

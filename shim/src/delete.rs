@@ -22,7 +22,7 @@ use protobuf::Message;
 use ttrpc::r#async::transport::Socket;
 
 use crate::bootstrap::{
-    Membership, has_spec, is_alive, read_membership, recorded_config, recorded_socket, remove_socket,
+    Membership, has_spec, is_alive, read_membership, recorded_socket, recorded_state_dir, remove_socket,
 };
 use crate::cli::Call;
 use crate::events::timestamp;
@@ -170,9 +170,11 @@ fn ask<T>(socket: &Path, questions: impl AsyncFnOnce(TaskClient) -> Option<T>) -
 
 fn clean_up(call: &Call, membership: &Membership, bundle: &Path, socket: Option<&Path>) -> Result<()> {
     let pod = membership.pod_id();
-    let config = Config::load(recorded_config(bundle, pod.as_str()).as_deref()).or_else(|_| Config::load(None));
     // With no config that can be read, the defaults say where the state is.
-    let config = config.unwrap_or_default();
+    let mut config = Config::load(None).unwrap_or_default();
+    if let Some(state_dir) = recorded_state_dir(bundle, pod.as_str()) {
+        config.state_dir = state_dir;
+    }
     bulkhead_runtime::state::cleanup(&config, &call.namespace, pod)?;
     own_cgroup::remove(&call.namespace, pod.as_str());
     if let Some(socket) = socket {

@@ -4,8 +4,9 @@
 //! cgroup v2 only: `/bulkhead-shims/NAMESPACE:POD`, or what the option ShimCgroup names. Moving is slow in the kernel (it waits
 //! for every CPU), so the server does it beside its first calls. Without it the shim stays where containerd started it.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
@@ -34,7 +35,13 @@ pub fn join(namespace: &str, pod: &str, asked: Option<&str>) -> io::Result<Optio
         return Ok(None);
     }
     if let Some(asked) = asked {
-        enter(&root.join(asked.trim_start_matches('/')))?;
+        let asked = Path::new(asked.trim_start_matches('/'));
+        let is_below = asked.components().all(|part| matches!(part, Component::Normal(_)));
+        if !is_below || asked.as_os_str().is_empty() {
+            let message = format!("ShimCgroup {asked:?} is no path below {ROOT}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+        enter(&root.join(asked))?;
         return Ok(None);
     }
     let origin = current(root)?;
@@ -99,7 +106,8 @@ fn remove_folder(folder: &Path) {
 }
 
 fn enter(folder: &Path) -> io::Result<()> {
-    std::fs::write(folder.join("cgroup.procs"), std::process::id().to_string())
+    let mut members = File::options().write(true).open(folder.join("cgroup.procs"))?;
+    members.write_all(std::process::id().to_string().as_bytes())
 }
 
 fn current(root: &Path) -> io::Result<PathBuf> {

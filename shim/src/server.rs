@@ -39,6 +39,7 @@ pub fn serve() -> Result<()> {
     let config = Config::load(launch.options.config_path.as_deref()).map_err(Error::from)?;
     set_up(&launch)?;
     bootstrap::record_pid(&launch.bundle)?;
+    bootstrap::record_state_dir(&launch.bundle, &config)?;
     log::init(&launch.bundle, &launch.pod_id, launch.debug, config.log_level);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::future::Future;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -16,7 +17,7 @@ use bulkhead_runtime::pod::{ContainerSpec, Pod, PodEvent, PodSpec};
 use containerd_shim_protos::events::task::{TaskExit, TaskOOM};
 use tokio::sync::{RwLock, mpsc, watch};
 
-use crate::bootstrap::{Launch, Membership};
+use crate::bootstrap::{Launch, Membership, record_state_dir};
 use crate::error_codes;
 use crate::events::{Order, Process, Queue, envelope, timestamp};
 use crate::options::RuntimeOptions;
@@ -51,8 +52,8 @@ pub struct Supervisor {
     gate: RwLock<()>,
     // Guards the pair below; never held across an await.
     pod: Mutex<Option<(Arc<Pod>, Origin)>>,
-    /// Containers that are being created, and whether nobody wants them any more.
-    creations: Mutex<BTreeMap<String, bool>>,
+    /// Containers that are being created, to be told when nobody wants them any more.
+    creations: Mutex<BTreeMap<String, watch::Sender<bool>>>,
     ended: watch::Sender<Option<End>>,
     /// The shim is to exit. Set behind the gate: from then on no pod is booted.
     finished: watch::Sender<bool>,
@@ -76,6 +77,12 @@ impl Supervisor {
     /// What `start` handed over.
     pub fn launch(&self) -> &Launch {
         &self.launch
+    }
+
+    /// Notes in the bundle of a further container where the pod's state is.
+    pub fn record_state_dir(&self, bundle: &Path) -> Result<()> {
+        let recorded = record_state_dir(bundle, &self.config);
+        recorded.map_err(|e| Error::new(ErrorKind::Internal, format!("{e:#}")))
     }
 
     /// Where events go in.
@@ -105,22 +112,34 @@ impl Supervisor {
     }
 
     /// Runs the whole creation of a container, which [`Supervisor::give_up`] may end.
-    pub async fn creating(self: &Arc<Self>, id: &str, creation: impl Future<Output = Result<u32>>) -> Result<u32> {
-        match self.creations().entry(id.to_owned()) {
-            Entry::Vacant(free) => drop(free.insert(false)),
+    pub async fn creating<F>(
+        self: &Arc<Self>,
+        id: &str,
+        creation: impl FnOnce(watch::Receiver<bool>) -> F,
+    ) -> Result<u32>
+    where
+        F: Future<Output = Result<u32>>,
+    {
+        let given_up = match self.creations().entry(id.to_owned()) {
+            Entry::Vacant(free) => free.insert(watch::Sender::new(false)).subscribe(),
             Entry::Occupied(_) => {
                 let message = format!("container {id}: already exists");
                 return Err(Error::new(ErrorKind::AlreadyExists, message));
             }
+        };
+        let created = creation(given_up).await;
+        let given_up = self.creations().remove(id).is_some_and(|told| *told.borrow());
+        if !given_up {
+            return created;
         }
-        let created = creation.await;
-        let given_up = self.creations().remove(id).unwrap_or(false);
-        if given_up && created.is_ok() {
+        if created.is_ok() {
             self.take_back(id).await;
-            let message = format!("container {id}: was deleted while it was being created");
-            return Err(Error::new(ErrorKind::NotFound, message));
         }
-        created
+        self.shut_down_if_empty().await;
+        created.and_then(|_| {
+            let message = format!("container {id}: was deleted while it was being created");
+            Err(Error::new(ErrorKind::NotFound, message))
+        })
     }
 
     async fn take_back(self: &Arc<Self>, id: &str) {
@@ -132,14 +151,13 @@ impl Supervisor {
                 let _ = self.end().await;
             }
         }
-        self.shut_down_if_empty().await;
     }
 
     /// containerd deletes a container whose creation its client has given up, as soon as that, and asks no more. A creation that is
-    /// under way then is taken back at its end.
+    /// under way then is taken back, at its end or while it waits for the host.
     pub fn give_up(&self, container: &str) {
-        if let Some(given_up) = self.creations().get_mut(container) {
-            *given_up = true;
+        if let Some(creation) = self.creations().get(container) {
+            creation.send_replace(true);
         }
     }
 
@@ -338,8 +356,12 @@ impl Supervisor {
         if asked.is_default() || asked.config_path == self.launch.options.config_path {
             return Ok(self.config.clone());
         }
+        let bundle = self.launch.bundle.clone();
         blocking("reading the config file", move || {
-            Ok(Config::load(asked.config_path.as_deref())?)
+            let config = Config::load(asked.config_path.as_deref())?;
+            let recorded = record_state_dir(&bundle, &config);
+            recorded.map_err(|e| Error::new(ErrorKind::Internal, format!("{e:#}")))?;
+            Ok(config)
         })
         .await
     }
@@ -408,7 +430,7 @@ impl Supervisor {
         });
     }
 
-    fn creations(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, bool>> {
+    fn creations(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, watch::Sender<bool>>> {
         // Nothing panics while it is held.
         self.creations.lock().unwrap_or_else(PoisonError::into_inner)
     }

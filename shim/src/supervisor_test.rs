@@ -25,6 +25,7 @@ async fn create(supervisor: &Arc<Supervisor>) -> Error {
         spec: serde_json::json!({}),
         rootfs: Vec::new(),
         stdio: Default::default(),
+        given_up: watch::channel(false).1,
     };
     let created = supervisor.create(container, membership, RuntimeOptions::default());
     created.await.unwrap_err()

@@ -21,6 +21,7 @@ use protobuf::well_known_types::any::Any;
 use protobuf::well_known_types::timestamp::Timestamp;
 use protobuf::{Message, MessageFull};
 use serde_json::Value;
+use tokio::sync::watch;
 use ttrpc::r#async::TtrpcContext;
 
 use crate::bootstrap::membership_by;
@@ -74,7 +75,7 @@ fn text(path: Option<PathBuf>) -> String {
 }
 
 /// The container but for its spec, which has to be read.
-fn container_without_spec(request: &api::CreateTaskRequest) -> Result<ContainerSpec> {
+fn container_without_spec(request: &api::CreateTaskRequest, given_up: watch::Receiver<bool>) -> Result<ContainerSpec> {
     let id = ContainerId::try_from(request.id.as_str())?;
     if !request.checkpoint.is_empty() {
         return Err(Error::new(
@@ -102,19 +103,21 @@ fn container_without_spec(request: &api::CreateTaskRequest) -> Result<ContainerS
         spec: Value::Null,
         rootfs: rootfs.collect(),
         stdio: stdio(request.terminal, &request.stdin, &request.stdout, &request.stderr),
+        given_up,
     })
 }
 
 async fn create(supervisor: Arc<Supervisor>, request: api::CreateTaskRequest) -> Result<u32> {
     phase::over("create", &request.id);
-    let mut container = container_without_spec(&request)?;
     let options = RuntimeOptions::decode(request.options.as_ref())?;
-    let pid_file = container.bundle.join("init.pid");
-    let creation = async {
+    let creation = async |given_up| {
+        let mut container = container_without_spec(&request, given_up)?;
         let sandbox = supervisor.current().filter(|(_, origin)| *origin == Origin::Sandbox);
         let sandbox = sandbox.map(|_| supervisor.launch().bundle.clone());
+        let recorder = supervisor.clone();
         let (container, membership) = blocking("reading the bundle", move || {
             container.spec = load_spec(&container.bundle)?;
+            recorder.record_state_dir(&container.bundle)?;
             if let Some(sandbox) = sandbox {
                 sandbox_files::complete(&sandbox, &mut container.spec)?;
             }
@@ -126,6 +129,7 @@ async fn create(supervisor: Arc<Supervisor>, request: api::CreateTaskRequest) ->
         supervisor.create(container, membership, options).await
     };
     let pid = supervisor.creating(&request.id, creation).await?;
+    let bundle = request.bundle.clone();
     // Before anything is waited for: the exit of an init that ends at once comes after it.
     let event = TaskCreate {
         container_id: request.id,
@@ -143,6 +147,7 @@ async fn create(supervisor: Arc<Supervisor>, request: api::CreateTaskRequest) ->
         ..Default::default()
     };
     supervisor.order().publish(supervisor.event(&event));
+    let pid_file = PathBuf::from(&bundle).join("init.pid");
     // Only `delete` reads it, and does without.
     let _ = blocking("writing the pid", move || Ok(std::fs::write(pid_file, pid.to_string()))).await;
     Ok(pid)

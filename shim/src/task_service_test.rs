@@ -13,6 +13,10 @@ fn request() -> api::CreateTaskRequest {
     }
 }
 
+fn container(request: &api::CreateTaskRequest) -> Result<ContainerSpec> {
+    container_without_spec(request, watch::channel(false).1)
+}
+
 #[test]
 fn a_request_becomes_a_container() {
     let mut request = request();
@@ -23,7 +27,7 @@ fn a_request_becomes_a_container() {
         ..Default::default()
     };
     request.rootfs = vec![overlay];
-    let spec = container_without_spec(&request).unwrap();
+    let spec = container(&request).unwrap();
     assert_eq!(spec.id.as_str(), "c1");
     assert_eq!(spec.rootfs[0].fstype, "overlay");
     assert_eq!(spec.rootfs[0].options, ["lowerdir=/a"]);
@@ -37,7 +41,7 @@ fn requests_that_cannot_be_served_are_refused_by_name() {
     let with = |change: fn(&mut api::CreateTaskRequest)| {
         let mut request = request();
         change(&mut request);
-        container_without_spec(&request).unwrap_err()
+        container(&request).unwrap_err()
     };
     let error = with(|r| r.checkpoint = "/checkpoints/1".into());
     assert!(error.to_string().contains("/checkpoints/1"), "{error}");
@@ -46,10 +50,7 @@ fn requests_that_cannot_be_served_are_refused_by_name() {
     for bad in ["", "a/b", ".."] {
         let mut request = request();
         request.id = bad.into();
-        assert_eq!(
-            container_without_spec(&request).unwrap_err().kind(),
-            ErrorKind::InvalidArgument
-        );
+        assert_eq!(container(&request).unwrap_err().kind(), ErrorKind::InvalidArgument);
     }
 }
 

@@ -5,6 +5,7 @@
 //! host alone and are left out here.
 
 use super::{cgroup_tree, limits};
+use crate::apart::apart;
 use crate::sys::send_signal;
 use nix::libc;
 use nix::unistd::Pid;
@@ -22,6 +23,8 @@ use tokio::time::{Instant, sleep};
 pub const ROOT: &str = "/sys/fs/cgroup";
 /// The group of all containers, below [`ROOT`].
 const TOP: &str = "pod";
+/// How many tasks the agent and the kernel may come to have besides those of containers.
+const RESERVE: u64 = 1024;
 /// How long a freeze, and the end of killed processes, may take: less than the host waits for an answer, so that it hears why.
 const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 8000 });
 /// The files that [`Cgroup::stats`] reads; those of hugetlb are added by what the directory holds.
@@ -104,6 +107,35 @@ pub fn prepare_tree(root: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Leaves room for the agent's own threads and helpers, and for the kernel's: containers without a limit of their own can otherwise take
+/// all that the kernel's settings allow. Called once these are as they stay.
+pub fn leave_room(root: &Path) -> Result<()> {
+    let number = |path: &str, field: usize| {
+        let text = read(Path::new(path))?;
+        let number = text
+            .split(['/', ' ', '\n'])
+            .nth(field)
+            .and_then(|field| field.parse().ok());
+        Ok::<u64, CgroupError>(number.unwrap_or(u64::MAX))
+    };
+    let most = number("/proc/sys/kernel/threads-max", 0)?.min(number("/proc/sys/kernel/pid_max", 0)?);
+    // "0.00 0.00 0.00 1/95 120": the tasks that there are.
+    let there = number("/proc/loadavg", 4)?;
+    let limit = room_of(most, there).to_string();
+    let file = top(root).join("pids.max");
+    fs::write(&file, &limit).map_err(|source| CgroupError::Limit {
+        file: file.display().to_string(),
+        value: limit,
+        source,
+    })
+}
+
+/// What containers may have of `most` tasks in all, `there` of which there are already.
+fn room_of(most: u64, there: u64) -> u64 {
+    let reserve = there.saturating_add(RESERVE).min(most / 2);
+    most - reserve
 }
 
 /// The group of all containers, whose tree is mounted at `root`.
@@ -228,8 +260,7 @@ impl Cgroup {
         work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
     ) -> Result<T> {
         let path = self.path.clone();
-        let done = tokio::task::spawn_blocking(move || work(&path)).await;
-        let done = done.unwrap_or_else(|error| Err(io::Error::other(error)));
+        let done = apart(move || work(&path)).await.and_then(|done| done);
         done.map_err(|source| CgroupError::File {
             verb,
             path: self.path.clone(),

@@ -20,3 +20,12 @@ async fn a_freeze_that_does_not_finish_is_taken_back() {
     assert!(!group.is_frozen());
     fs::remove_dir_all(root).unwrap();
 }
+
+#[test]
+fn containers_do_not_get_all_tasks() {
+    assert_eq!(room_of(32_768, 100), 32_768 - 100 - RESERVE);
+    // Of a small guest they get half.
+    assert_eq!(room_of(1000, 100), 500);
+    assert_eq!(room_of(0, 100), 0);
+    assert_eq!(room_of(u64::MAX, u64::MAX), u64::MAX - u64::MAX / 2);
+}

@@ -27,6 +27,7 @@ mod stream_owner;
 mod user_namespace;
 mod working_directory;
 
+use crate::apart::apart;
 use crate::disks;
 use crate::error::{Error, Kind, Result};
 use crate::events::Events;
@@ -114,7 +115,7 @@ async fn find_disks(request: &agent::CreateContainerRequest) -> Result<Vec<disks
     }
     let failed =
         |error: &dyn std::error::Error| Error::internal(format!("container {:?}", request.container_id), error);
-    let found = tokio::task::spawn_blocking(move || disks::find(&wanted)).await;
+    let found = apart(move || disks::find(&wanted)).await;
     found.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
 }
 
@@ -438,7 +439,7 @@ impl Containers {
         let resources = spec::parse_resources(resources)?;
         let failed = |error: &dyn std::error::Error| Error::internal(format!("container {id:?}"), error);
         // A memory limit below what is in use is written for as long as the kernel takes memory back and kills.
-        let done = tokio::task::spawn_blocking(move || cgroup.update(&resources)).await;
+        let done = apart(move || cgroup.update(&resources)).await;
         done.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
     }
 

@@ -3,10 +3,15 @@
 //! Each of the host's mounts below the share is a file system of its own here, which the kernel mounted when it was first
 //! entered (FUSE_ATTR_SUBMOUNT). As long as the guest remembers an inode, the monitor holds the host's file open.
 
-use nix::mount::{MntFlags, umount2};
-use oci_spec::runtime::{Root, Spec};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use crate::apart::apart;
+use bulkhead_agent_protocol::SHARE_MOUNT;
+use nix::mount::{MntFlags, umount2};
+use oci_spec::runtime::{Root, Spec};
 
 /// How long it may take: a host file system that does not answer keeps what was written and not sent yet.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -23,6 +28,14 @@ pub fn forget_unused() -> std::io::Result<()> {
     std::fs::write(file, ENTRIES)
 }
 
+/// Has the kernel ask what names below the share are now. What they were before, and mounts on it in all namespaces, it lets go.
+pub fn look_again(paths: &[Vec<u8>]) {
+    for path in paths {
+        // Nothing there is an answer, too.
+        let _ = std::fs::symlink_metadata(Path::new(SHARE_MOUNT).join(OsStr::from_bytes(path)));
+    }
+}
+
 /// Whether a container whose specification this is uses anything below `folder`: its root file system, or what is bound into it.
 pub fn is_used(folder: &Path, spec: &Spec) -> bool {
     let root = spec.root().as_ref().map(Root::path);
@@ -37,7 +50,7 @@ pub fn is_used(folder: &Path, spec: &Spec) -> bool {
 /// Unmounts everything below `folder` and has the kernel forget the entries of the mount points, and those of files, which are no mounts,
 /// if the container `used` any.
 pub async fn forget(folder: PathBuf, used: bool) {
-    let forgotten = tokio::task::spawn_blocking(move || {
+    let forgotten = apart(move || {
         let mounts = mounts_below(&std::fs::read_to_string("/proc/self/mounts")?, &folder);
         for mount in &mounts {
             umount2(mount, MntFlags::MNT_DETACH)?;

@@ -1,28 +1,27 @@
-//! How a pod comes to life, and how its end is seen.
+//! How a pod comes to life, and how its machine ends.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io::Read;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bulkhead_agent_protocol::CONTROL_PORT;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use super::calls::Pod;
-use super::container::Prepared;
+use super::container::{Prepared, unless_given_up};
 use super::disks::Plugged;
 use super::machine::Ground;
 use super::numbers::Numbers;
 use super::process::KILLED;
 use super::resize::Sizes;
-use super::sysctls;
 use super::types::{ContainerSpec, PodEvent, PodResources, PodSpec};
 use super::undo::Undo;
-use crate::agent_client::{Agent, GuestEvent};
+use super::{sysctls, watch};
+use crate::agent_client::Agent;
 use crate::cgroup::{self, Limits};
-use crate::clock;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result, blocking};
 use crate::identity::Identity;
@@ -32,18 +31,8 @@ use crate::volumes::SharedVolumes;
 
 /// Pause between two tries to reach an agent that is not there yet.
 const CONNECT_RETRY: Duration = Duration::from_millis(10);
-/// A container's out-of-memory kills are told once in this time.
-const OOM_PAUSE: Duration = Duration::from_secs(1);
-/// Between two times that a guest is given memory.
-const GROWTH_PAUSE: Duration = Duration::from_millis(2);
-/// The same when there was none to give.
-const REFUSAL_PAUSE: Duration = Duration::from_millis(500);
-/// Between two times that a guest is made to forget files.
-const CROWD_PAUSE: Duration = Duration::from_secs(1);
-/// After the agent's first answer, until a pod is one that stays.
-const SETTLING: Duration = Duration::from_secs(30);
-/// How often each step of that is tried.
-const SETTLING_TRIES: u32 = 4;
+/// How long the files of the first container are waited for when its machine has failed: a file system of the host may not answer.
+const FILES_PATIENCE: Duration = Duration::from_secs(5);
 /// Entropy for the guest, bytes.
 const ENTROPY: usize = 64;
 
@@ -116,23 +105,25 @@ async fn launch(
     let failed = |error: Error| error.context(format!("cannot start the microVM of pod {}", spec.id));
     let (ground, early, first) = {
         let (spec, config) = (spec.clone(), config.clone());
-        let work = move || {
-            let mut undo = Undo::default();
-            match Ground::prepare(&spec, first.as_ref(), &config, &mut undo) {
-                Ok(ground) => Ok((ground, undo, first)),
-                Err(error) => {
-                    let _ = undo.run();
-                    Err(error)
-                }
+        let given_up = first.as_ref().map(ContainerSpec::given_up);
+        let mut undo = Undo::default();
+        let remote = undo.remote();
+        let work = move || match Ground::prepare(&spec, first.as_ref(), &config, &mut undo) {
+            Ok(ground) => Ok((ground, undo, first)),
+            Err(error) => {
+                let _ = undo.run();
+                Err(error)
             }
         };
-        blocking("preparing the pod", work).await.map_err(failed)?
+        let prepared = blocking("preparing the pod", work);
+        unless_given_up(given_up, prepared, remote).await.map_err(failed)?
     };
     undo.append(early);
     let (share, identity) = (ground.share(), ground.identity());
     let volumes = Arc::new(SharedVolumes::new(&share));
     let sizes = Sizes::new(ground.size(), &spec, config);
     let deadline = Instant::now() + config.boot_timeout();
+    let machine_failed = Notify::new();
     let machine = async {
         let machine = ground.start(&spec, config, undo).await.map_err(failed)?;
         let agent = reach_agent(&machine, &spec, config, deadline).await;
@@ -144,17 +135,32 @@ async fn launch(
             }
         }
     };
+    let machine = async {
+        let machine = machine.await;
+        if machine.is_err() {
+            machine_failed.notify_one();
+        }
+        machine
+    };
     let container = async {
         match first {
             Some(first) => {
-                let prepared = Prepared::on_host(first, share.clone(), volumes.clone(), identity.clone()).await?;
+                let prepared = Prepared::on_host(first, share.clone(), volumes.clone(), identity.clone());
+                let in_vain = async {
+                    machine_failed.notified().await;
+                    tokio::time::sleep(FILES_PATIENCE).await;
+                };
+                let prepared = tokio::select! {
+                    prepared = prepared => Some(prepared?),
+                    () = in_vain => None,
+                };
                 phase::over("mounts", &spec.id);
-                Ok(Some(prepared))
+                Ok(prepared)
             }
             None => Ok(None),
         }
     };
-    // Neither is given up when the other fails: both clean up after themselves.
+    // Neither is given up at once when the other fails: both clean up after themselves.
     match tokio::join!(machine, container) {
         (Ok((machine, agent)), Ok(prepared)) => {
             let parts = Parts {
@@ -255,102 +261,11 @@ pub(super) fn assemble(vmm: Vmm, agent: Agent, undo: Undo, parts: Parts) -> Boot
         tasks: Mutex::new(Vec::new()),
         ground: tokio::sync::Mutex::new(Some(undo)),
     });
-    pod.spawn(watch_end(pod.clone()));
-    pod.spawn(watch_guest(pod.clone()));
-    pod.spawn(watch_crowd(pod.clone()));
-    pod.spawn(settle(pod.clone()));
-    pod.spawn(clock::follow(pod.agent.clone(), pod.id.to_string()));
+    watch::begin(&pod);
     (pod, receiver)
 }
 
-/// Tells everybody when the machine ends without having been asked to.
-async fn watch_end(pod: Arc<Pod>) {
-    let end = pod.vmm.ended().await;
-    pod.finish_all();
-    if !pod.stopping.load(Ordering::SeqCst) {
-        tracing::error!("pod {}: the microVM ended: {}", pod.id, end.reason);
-        // Without a receiver nobody is interested.
-        let _ = pod.events.send(PodEvent::Stopped { reason: end.reason });
-    }
-}
-
-async fn watch_guest(pod: Arc<Pod>) {
-    pod.let_grow().await;
-    let mut told: HashMap<String, Instant> = HashMap::new();
-    while let Ok(event) = pod.agent.next_event().await {
-        let container = match event {
-            GuestEvent::OutOfMemory(container) => container,
-            GuestEvent::MemoryWanted(bytes) => {
-                // A guest that asks for nothing but memory is not listened to at its own speed.
-                let pause = match pod.grow(bytes).await {
-                    true => GROWTH_PAUSE,
-                    false => REFUSAL_PAUSE,
-                };
-                tokio::time::sleep(pause).await;
-                continue;
-            }
-        };
-        told.retain(|_, at| at.elapsed() < OOM_PAUSE);
-        // The guest's word for which of its containers it was, checked against those that there are.
-        if pod.container(&container).is_ok() && !told.contains_key(&container) {
-            told.insert(container.clone(), Instant::now());
-            let _ = pod.events.send(PodEvent::OutOfMemory { container });
-        } else {
-            // A guest that repeats itself, which it can do without end, is not listened to at its own speed.
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    }
-}
-
-/// What makes a pod small that stays, and no start waits for: the devices by which memory goes back to the host, and what its kernel has
-/// in common with others.
-async fn settle(pod: Arc<Pod>) {
-    tokio::time::sleep(SETTLING).await;
-    if pod.is_ending() {
-        return;
-    }
-    if let Err(error) = tried_again(&pod, || pod.plug_late_devices()).await {
-        tracing::warn!("pod {}: free memory of the guest stays with it: {error}", pod.id);
-    }
-    if let Err(error) = tried_again(&pod, || pod.share_kernel_text()).await {
-        tracing::warn!("pod {}: its kernel shares less memory with others: {error}", pod.id);
-    }
-}
-
-/// The result of the first try that succeeds, or of the last one: a guest that is held up by a quota, or a busy host, may take longer than
-/// a try waits. A pod that ends has no more tries, and its error is none.
-async fn tried_again<F: Future<Output = Result<()>>>(pod: &Pod, attempt: impl Fn() -> F) -> Result<()> {
-    for left in (0..SETTLING_TRIES).rev() {
-        match attempt().await {
-            Err(_) if pod.is_ending() => break,
-            Err(_) if left > 0 => tokio::time::sleep(SETTLING).await,
-            done => return done,
-        }
-    }
-    Ok(())
-}
-
-/// Makes the guest forget files whenever it remembers so many that the monitor has room for few more.
-async fn watch_crowd(pod: Arc<Pod>) {
-    while pod.vmm.crowded().await.is_ok() {
-        tracing::debug!(
-            "pod {}: the guest remembers many files and is asked to forget some",
-            pod.id
-        );
-        if let Err(error) = pod.agent.forget_files().await {
-            tracing::warn!("pod {}: the guest does not forget files: {error}", pod.id);
-        }
-        // A guest that has as many again at once is not asked at its own speed.
-        tokio::time::sleep(CROWD_PAUSE).await;
-    }
-}
-
 impl Pod {
-    /// Whether it was told to stop, or its machine is gone.
-    fn is_ending(&self) -> bool {
-        self.stopping.load(Ordering::SeqCst) || self.vmm.end().is_some()
-    }
-
     /// Ends every process that is known, as if killed: the machine is gone. Of each container the init comes last.
     pub(super) fn finish_all(&self) {
         for container in self.all_containers() {

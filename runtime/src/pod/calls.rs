@@ -214,15 +214,16 @@ impl Pod {
         }
     }
 
-    /// Ends the machine when a killed init does not end: the guest hangs, or does not want to. Other containers are spared for a while
-    /// if the guest still answers ([`KILL_MOST`]).
+    /// Ends the machine when a killed init does not end: the guest hangs, or does not want to. Other containers, and what is still to be
+    /// written to disks, are spared for a while if the guest still answers ([`KILL_MOST`]).
     fn end_unless_killed(&self, process: Arc<Process>) {
         let Some(pod) = self.me.upgrade() else { return };
         self.spawn(async move {
             if tokio::time::timeout(KILL_PATIENCE, process.wait()).await.is_err() {
                 let others = pod.all_containers();
                 let mut others = others.iter().filter(|c| c.id.as_str() != process.container);
-                if others.any(|c| c.init.status() != Status::Stopped) && pod.guest_answers(&process.container).await {
+                let is_needed = others.any(|c| c.init.status() != Status::Stopped) || pod.disks.are_written();
+                if is_needed && pod.guest_answers(&process.container).await {
                     tracing::warn!("pod {}: {} does not end after SIGKILL", pod.id, process.name());
                     let left = KILL_MOST.saturating_sub(KILL_PATIENCE);
                     if tokio::time::timeout(left, process.wait()).await.is_ok() {
@@ -383,7 +384,7 @@ impl Pod {
         if self.vmm.end().is_none() {
             // The answer may be lost with the guest; what counts is its end.
             let _ = self.agent.shutdown(POWER_OFF).await;
-            let patience = match self.has_disks().await {
+            let patience = match self.disks.are_written() {
                 true => WRITE_BACK,
                 false => POWER_OFF,
             };
@@ -392,6 +393,7 @@ impl Pod {
         self.finish_all();
         let containers = self.all_containers();
         for container in &containers {
+            container.finish_quietly();
             undo.append(container.take_undo());
         }
         self.map().clear();
@@ -468,17 +470,17 @@ impl Pod {
     }
 
     pub(super) async fn remove_container(&self, container: &Arc<Container>) {
+        container.finish_quietly();
         for process in container.processes() {
-            // Nobody is told of an exec that was never started, but whoever waits for it must not do so for ever.
-            let _ = process.finish(KILLED);
             drop(process.take_streams());
             self.numbers().give_back(process.pid());
         }
         self.give_back_disks(&container.disks).await;
         // What cannot be removed is in the log; the container is gone all the same, and the pod's end tries again.
         let _ = container.take_undo().run_async().await;
-        self.map().remove(container.id.as_str());
         container.hooks.run_stopped().await;
+        // Last: a pod without containers is ended.
+        self.map().remove(container.id.as_str());
     }
 
     pub(super) fn container(&self, id: &str) -> Result<Arc<Container>> {

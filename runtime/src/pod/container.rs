@@ -9,6 +9,7 @@ use std::time::Duration;
 use bulkhead_agent_protocol::STREAM_PORT;
 use bulkhead_vmm_control::{OWN_ROOTFS, READY_ROOTFS};
 use serde_json::Value;
+use tokio::sync::watch;
 
 use super::calls::{Pod, Reservation, SIGKILL};
 use super::demand::Demand;
@@ -17,7 +18,7 @@ use super::hooks::Hooks;
 use super::machine::set_oom_score;
 use super::process::{KILLED, Process};
 use super::types::{ContainerSpec, PodEvent, StdioPaths};
-use super::undo::Undo;
+use super::undo::{Remote, Undo};
 use crate::agent_client::{ProcessIo, StreamIds};
 use crate::error::{Error, ErrorKind, Result, blocking};
 use crate::identity::{FileMap, GuestIds, Identity};
@@ -55,31 +56,60 @@ impl Prepared {
         volumes: Arc<SharedVolumes>,
         identity: Arc<Identity>,
     ) -> Result<Prepared> {
-        let work = move || {
-            let mut undo = Undo::default();
-            match mount(&mut container, &share, &volumes, &identity, &mut undo) {
-                Ok(mounted) => {
-                    let ContainerSpec { id, bundle, stdio, .. } = container;
-                    Ok(Prepared {
-                        id,
-                        bundle,
-                        stdio,
-                        mounted,
-                        undo,
-                    })
-                }
-                Err(error) => {
-                    let _ = undo.run();
-                    Err(error)
-                }
+        let given_up = container.given_up();
+        let mut undo = Undo::default();
+        let remote = undo.remote();
+        let work = move || match mount(&mut container, &share, &volumes, &identity, &mut undo) {
+            Ok(mounted) => {
+                let ContainerSpec { id, bundle, stdio, .. } = container;
+                Ok(Prepared {
+                    id,
+                    bundle,
+                    stdio,
+                    mounted,
+                    undo,
+                })
+            }
+            Err(error) => {
+                let _ = undo.run();
+                Err(error)
             }
         };
-        blocking("preparing the container's files", work).await
+        let prepared = blocking("preparing the container's files", work);
+        unless_given_up(Some(given_up), prepared, remote).await
     }
 
     /// Takes it all back.
     pub(super) async fn discard(self) -> Result<()> {
         self.undo.run_async().await
+    }
+}
+
+/// Waits for work on a container's files, unless nobody wants the container any more: then takes back what was done so far.
+pub(super) async fn unless_given_up<T>(
+    container: Option<(ContainerId, watch::Receiver<bool>)>,
+    work: impl Future<Output = Result<T>>,
+    undo: Remote,
+) -> Result<T> {
+    let Some((id, mut given_up)) = container else {
+        return work.await;
+    };
+    let given_up = async {
+        if given_up.wait_for(|given_up| *given_up).await.is_err() {
+            // Nobody is left who could say so.
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        done = work => done,
+        () = given_up => {
+            // What cannot be removed is in the log.
+            let _ = undo.run_async().await;
+            Err(Error::not_found(format!(
+                "container {id}: was deleted while its files were being prepared"
+            )))
+        }
     }
 }
 
@@ -172,6 +202,13 @@ struct Exec {
 }
 
 impl Container {
+    /// Nobody is told of an exec that was never started, but whoever waits for it must not do so for ever.
+    pub(super) fn finish_quietly(&self) {
+        for process in self.processes() {
+            let _ = process.finish(KILLED);
+        }
+    }
+
     pub(super) fn processes(&self) -> Vec<Arc<Process>> {
         let execs = self.execs();
         std::iter::once(self.init.clone())

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bulkhead_agent_protocol::agent::{Disk, RootDisk};
 use bulkhead_agent_protocol::disk_path;
@@ -16,7 +17,7 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 
 use super::calls::Pod;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, blocking};
 use crate::rootfs::DiskRoot;
 use crate::spec::{BlockDevice, wanted_disks};
 
@@ -57,43 +58,43 @@ impl OpenDisk {
         }
     }
 
-    /// Nobody else has a file system on it mounted meanwhile, unless none of them writes. It lasts as long as the file is open. Blocks, not
-    /// for long.
-    fn claim(&mut self) -> Result<()> {
-        let busy = |e: std::io::Error| {
-            Error::precondition(format!(
-                "disk {}: it is mounted or used elsewhere on this host: unmount it there first",
-                self.backing
-            ))
-            .caused_by(e)
-        };
-        if !self.is_mounted() {
-            return Ok(());
+    /// The file once more, or opened again: nobody else has a file system on it mounted meanwhile, unless none of them writes. It lasts as
+    /// long as that is open.
+    async fn claimed(&self) -> Result<File> {
+        let (backing, read_only, is_mounted) = (self.backing, self.read_only, self.is_mounted());
+        let failed = |e| Error::internal(format!("disk {backing}: cannot copy its descriptor")).caused_by(e);
+        let file = self.file.try_clone().map_err(failed)?;
+        if !is_mounted {
+            return Ok(file);
         }
-        match self.backing {
-            // Readers of a device that somebody writes see what they see.
-            Backing::Device(_) if self.read_only => Ok(()),
-            Backing::Device(_) => {
-                let again = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-                let mut options = File::options();
-                let opened = options
-                    .read(true)
-                    .write(true)
-                    .custom_flags(OFlag::O_EXCL.bits())
-                    .open(again);
-                self.file = opened.map_err(busy)?;
-                Ok(())
-            }
-            Backing::Image { .. } => {
-                // Belongs to the open file, which the monitor gets.
-                let locked = match self.read_only {
-                    true => self.file.try_lock_shared(),
-                    false => self.file.try_lock(),
-                };
-                locked.map_err(|e| busy(e.into()))
-            }
-        }
+        // A file system of the host may take its time.
+        blocking("claiming a disk", move || {
+            claim(backing, read_only, file).map_err(|e| {
+                Error::precondition(format!(
+                    "disk {backing}: it is mounted or used elsewhere on this host: unmount it there first"
+                ))
+                .caused_by(e)
+            })
+        })
+        .await
     }
+}
+
+fn claim(backing: Backing, read_only: bool, file: File) -> std::io::Result<File> {
+    match backing {
+        // Readers of a device that somebody writes see what they see.
+        Backing::Device(_) if read_only => {}
+        Backing::Device(_) => {
+            let again = format!("/proc/self/fd/{}", file.as_raw_fd());
+            let mut options = File::options();
+            let options = options.read(true).write(true).custom_flags(OFlag::O_EXCL.bits());
+            return options.open(again);
+        }
+        // Belongs to the open file, which the monitor gets.
+        Backing::Image { .. } if read_only => file.try_lock_shared()?,
+        Backing::Image { .. } => file.try_lock()?,
+    }
+    Ok(file)
 }
 
 /// What a container does with a disk.
@@ -162,7 +163,18 @@ impl Taken {
 
 /// What is plugged into a machine.
 #[derive(Default)]
-pub(super) struct Plugged(Mutex<BTreeMap<Backing, Plug>>);
+pub(super) struct Plugged {
+    disks: Mutex<BTreeMap<Backing, Plug>>,
+    /// How many of them can be written: the lock is held for as long as a guest takes to find or lose a disk.
+    written: AtomicUsize,
+}
+
+impl Plugged {
+    /// Whether the guest has a disk that it may have written to.
+    pub(super) fn are_written(&self) -> bool {
+        self.written.load(Ordering::SeqCst) > 0
+    }
+}
 
 struct Plug {
     slot: u8,
@@ -175,8 +187,8 @@ impl Pod {
     /// Plugs what is not plugged yet, and puts the guest's paths into the mounts of `spec`. On failure none is taken.
     pub(super) async fn take_disks(&self, disks: Vec<OpenDisk>, spec: &mut Value) -> Result<Taken> {
         let mut taken = Taken::default();
-        for mut disk in disks {
-            let slot = match self.take_disk(&mut disk).await {
+        for disk in disks {
+            let slot = match self.take_disk(&disk).await {
                 Ok(slot) => slot,
                 Err(error) => {
                     self.give_back_disks(&taken).await;
@@ -219,9 +231,9 @@ impl Pod {
     }
 
     /// Gives its slot.
-    async fn take_disk(&self, disk: &mut OpenDisk) -> Result<u8> {
+    async fn take_disk(&self, disk: &OpenDisk) -> Result<u8> {
         let OpenDisk { backing, read_only, .. } = *disk;
-        let mut plugged = self.disks.0.lock().await;
+        let mut plugged = self.disks.disks.lock().await;
         if plugged.get(&backing).is_some_and(|plug| plug.users == 0) {
             self.unplug(&mut plugged, backing).await?;
         }
@@ -234,9 +246,7 @@ impl Pod {
                 Ok(plug.slot)
             }
             None => {
-                disk.claim()?;
-                let failed = |e| Error::internal(format!("disk {backing}: cannot copy its descriptor")).caused_by(e);
-                let file = disk.file.try_clone().map_err(failed)?.into();
+                let file = disk.claimed().await?.into();
                 let id = backing.to_string();
                 let attached = self.vmm.attach_disk(DiskSpec { id, read_only }, file);
                 let slot = self.vmm.unless_ended(attached).await?;
@@ -246,6 +256,9 @@ impl Pod {
                     users: 1,
                 };
                 plugged.insert(backing, plug);
+                if !read_only {
+                    self.disks.written.fetch_add(1, Ordering::SeqCst);
+                }
                 // Here, where nothing is being unplugged: the guest would find that again.
                 if let Err(error) = self.vmm.unless_ended(self.agent.rescan_bus()).await {
                     plugged.entry(backing).and_modify(|plug| plug.users = 0);
@@ -265,24 +278,22 @@ impl Pod {
             self.vmm.detach_disk(backing.to_string()).await
         };
         self.vmm.unless_ended(unplug).await?;
+        if !plug.read_only {
+            self.disks.written.fetch_sub(1, Ordering::SeqCst);
+        }
         plugged.remove(&backing);
         Ok(())
     }
 
     /// Has the guest look for devices that were plugged, while no disk is being unplugged, which it would find again.
     pub(super) async fn look_for_devices(&self) -> Result<()> {
-        let _plugged = self.disks.0.lock().await;
+        let _plugged = self.disks.disks.lock().await;
         self.vmm.unless_ended(self.agent.rescan_bus()).await
-    }
-
-    /// Whether the guest has a disk that it may have written to.
-    pub(super) async fn has_disks(&self) -> bool {
-        self.disks.0.lock().await.values().any(|plug| !plug.read_only)
     }
 
     /// A container has them no more. What cannot be unplugged stays until the pod's end, with a word in the log.
     pub(super) async fn give_back_disks(&self, taken: &Taken) {
-        let mut plugged = self.disks.0.lock().await;
+        let mut plugged = self.disks.disks.lock().await;
         for (backing, _) in &taken.disks {
             let Some(plug) = plugged.get_mut(backing) else { continue };
             plug.users = plug.users.saturating_sub(1);

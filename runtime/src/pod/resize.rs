@@ -158,7 +158,8 @@ impl Pod {
         let mut now = self.sizes.now.lock().await;
         now.demands.insert(id.to_string(), demand);
         let all = self.demand_of_all(&mut now);
-        self.make_room_for_cpus(&mut now, all.cpu).await?;
+        let cpuset = now.cpuset.clone();
+        self.make_room_for_cpus(&mut now, all.cpu, cpuset.as_deref()).await?;
         self.make_room_for_memory(&mut now, all.memory_mib).await
     }
 
@@ -184,9 +185,9 @@ impl Pod {
         )
     }
 
-    async fn make_room_for_cpus(&self, now: &mut Now, quota: Option<Quota>) -> Result<()> {
+    async fn make_room_for_cpus(&self, now: &mut Now, quota: Option<Quota>, cpuset: Option<&str>) -> Result<()> {
         if !self.sizes.most.fixed.vcpus {
-            let wanted = vcpus_of(quota, now.cpuset.as_deref(), &self.sizes.config, host_cpus().into());
+            let wanted = vcpus_of(quota, cpuset, &self.sizes.config, host_cpus().into());
             self.add_vcpus(now, wanted).await?;
         }
         let is_more = match (quota, now.host_quota) {
@@ -239,13 +240,13 @@ impl Pod {
             now.demands.insert(id.clone(), before.updated(&whole));
         }
         let all = self.demand_of_all(&mut now);
-        let cpuset_before = now.cpuset.clone();
-        if let (HostLimits::OfThePod, Some(cpus)) = (container.host_limits, &limits.cpuset_cpus) {
-            now.cpuset = Some(cpus.clone());
-        }
+        let cpuset = match (container.host_limits, &limits.cpuset_cpus) {
+            (HostLimits::OfThePod, Some(cpus)) => Some(cpus.clone()),
+            _ => now.cpuset.clone(),
+        };
         let updated = async {
             let room = async {
-                self.make_room_for_cpus(&mut now, all.cpu).await?;
+                self.make_room_for_cpus(&mut now, all.cpu, cpuset.as_deref()).await?;
                 self.make_room_for_memory(&mut now, all.memory_mib).await
             };
             room.await.map_err(|e| e.context(name.clone()))?;
@@ -258,21 +259,15 @@ impl Pod {
             if let Some(before) = before {
                 now.demands.insert(id, before);
             }
-            now.cpuset = cpuset_before;
             if now.memory_mib > had && !now.grows {
                 self.lower(&mut now, had).await;
             }
             return Err(error);
         }
-        let limited = async {
-            self.take_what_nobody_needs(&mut now, all, had).await?;
-            self.limit_on_host(&container, limits).await
-        };
-        let limited: Result<()> = limited.await;
-        if limited.is_err() {
-            now.cpuset = cpuset_before;
-        }
-        limited
+        self.take_what_nobody_needs(&mut now, all, had).await?;
+        self.limit_on_host(&container, limits).await?;
+        now.cpuset = cpuset;
+        Ok(())
     }
 
     /// What a limit that was lowered leaves to the host. vCPUs stay.

@@ -1,13 +1,13 @@
 //! Settings of the host's kernel that programs look at, passed on to the guest's.
 //!
 //! Under runc a container has the host's: what an administrator raised for a database or a file watcher holds without anyone asking.
-//! Only those are passed on that do not depend on the machine's size, and not those that the config's kernel parameters set
+//! Only those are passed on that do not bound the machine's memory, and not those that the config's kernel parameters set
 //! (kernel-parameters, `sysctl.*`). The agent sets them: the kernel takes longer, because it mounts and unmounts /proc for them.
 
 use std::collections::HashMap;
 use std::path::Path;
 
-const PASSED_ON: [&str; 13] = [
+const PASSED_ON: [&str; 14] = [
     "fs.aio-max-nr",
     "fs.inotify.max_queued_events",
     "fs.inotify.max_user_instances",
@@ -19,6 +19,7 @@ const PASSED_ON: [&str; 13] = [
     "fs.protected_regular",
     "fs.protected_symlinks",
     "kernel.pid_max",
+    "kernel.threads-max",
     "vm.max_map_count",
     "vm.overcommit_memory",
 ];

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use oci_spec::runtime::LinuxBlockIo;
 use serde_json::Value;
+use tokio::sync::watch;
 
 use crate::identity::GuestIds;
 use crate::ids::ContainerId;
@@ -93,6 +94,14 @@ pub struct ContainerSpec {
     pub rootfs: Vec<RootfsMount>,
     /// Streams of the init process.
     pub stdio: StdioPaths,
+    /// Becomes true when nobody wants the container any more: then its creation waits no longer for file systems of the host.
+    pub given_up: watch::Receiver<bool>,
+}
+
+impl ContainerSpec {
+    pub(super) fn given_up(&self) -> (ContainerId, watch::Receiver<bool>) {
+        (self.id.clone(), self.given_up.clone())
+    }
 }
 
 /// How a process ended.
@@ -135,7 +144,7 @@ pub struct ProcessState {
 /// One process of a container as [`Pod::pids`](super::Pod::pids) lists them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PidInfo {
-    /// Host-unique number for processes that a client created; for all others the guest's number.
+    /// Host-unique number, of processes that no client created one beyond the host's pids.
     pub pid: u32,
     /// Number in the guest.
     pub guest_pid: u32,

@@ -33,3 +33,22 @@ fn a_dropped_stack_runs_its_steps() {
     drop(outer);
     rx.recv_timeout(Duration::from_secs(10)).unwrap();
 }
+
+#[tokio::test]
+async fn the_steps_of_one_that_is_stuck_are_run_by_another() {
+    let (tx, rx) = mpsc::channel();
+    let mut undo = Undo::default();
+    let push = |undo: &mut Undo, n: u32| {
+        let tx = tx.clone();
+        undo.push(format!("step {n}"), move || {
+            tx.send(n).unwrap();
+            Ok(())
+        });
+    };
+    push(&mut undo, 1);
+    push(&mut undo, 2);
+    undo.remote().run_async().await.unwrap();
+    push(&mut undo, 3);
+    undo.run().unwrap();
+    assert_eq!(rx.try_iter().collect::<Vec<_>>(), [2, 1, 3]);
+}

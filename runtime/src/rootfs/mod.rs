@@ -18,8 +18,8 @@ use bulkhead_agent_protocol::VOLUMES;
 use nix::mount::{MsFlags, mount as mount_fs};
 
 pub(crate) use disk_root::{DiskRoot, on_disk};
-pub(crate) use mount::{bind, detach, try_map_bind};
-pub(crate) use tree::{Access, Manner, Propagation, Tried, read_only};
+pub(crate) use mount::{bind, bind_open, detach, try_map_bind};
+pub(crate) use tree::{Access, Manner, Tried, read_only};
 
 use crate::error::{Error, Result};
 use crate::identity::FileMap;
@@ -137,7 +137,6 @@ fn ready_root(map: Option<&FileMap>) -> Manner<'_> {
     Manner {
         recursive: true,
         access: Access::Write,
-        propagation: Propagation::Private,
         map,
     }
 }

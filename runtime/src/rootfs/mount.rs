@@ -11,7 +11,7 @@ use nix::sys::stat::Mode;
 use super::apart;
 use super::options::MountOptions;
 use super::overlay::{LayerMaps, Layers};
-use super::tree::{self, Access, Manner, Propagation};
+use super::tree::{self, Access, Manner};
 use crate::error::{Error, Result};
 use crate::identity::{self, FileMap};
 use crate::pod::{RootfsMount, Undo};
@@ -113,7 +113,6 @@ fn bind_manner<'a>(entry: &RootfsMount, options: &MountOptions, map: Option<&'a 
         } else {
             Access::Write
         },
-        propagation: Propagation::Private,
         map,
     })
 }
@@ -124,6 +123,17 @@ pub(crate) fn bind(source: &Path, target: &Path, manner: &Manner<'_>, undo: &mut
     tree::attach(&tree, target).map_err(|e| Error::io("cannot bind at", target, e))?;
     push_detach(target, undo);
     Ok(())
+}
+
+/// Binds the mount whose top is open as `source` at an open file or folder; gives the copy. What knows no maps comes without one.
+pub(crate) fn bind_open(source: &OwnedFd, place: &OwnedFd, manner: &Manner<'_>) -> Result<OwnedFd, Errno> {
+    let unmapped = Manner { map: None, ..*manner };
+    let tree = match tree::copy_of(source.as_fd(), manner) {
+        Err(e) if UNMAPPABLE.contains(&e) => tree::copy_of(source.as_fd(), &unmapped)?,
+        tree => tree?,
+    };
+    tree::attach_at(&tree, place.as_fd())?;
+    Ok(tree)
 }
 
 fn bound(source: &Path, manner: &Manner<'_>) -> Result<OwnedFd> {

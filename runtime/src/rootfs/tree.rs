@@ -1,7 +1,7 @@
 //! Copies of mounts, made ready before anybody can see them (open_tree(2), mount_setattr(2), move_mount(2)).
 //!
 //! A mount at a place of the share travels to the monitor's namespace at once and its flags do not change there any more, so they
-//! have to be right from the first moment.
+//! have to be right from the first moment. What the host mounts in its source later, or unmounts, leaves a copy as it is.
 //!
 //! Unsafe, because neither the C library nor nix has these calls.
 #![allow(unsafe_code)]
@@ -16,15 +16,6 @@ use nix::errno::Errno;
 use nix::libc;
 
 use crate::identity::FileMap;
-
-/// What happens below a copy when the host mounts something in its source later.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Propagation {
-    /// Nothing.
-    Private,
-    /// It shows up.
-    Slave,
-}
 
 /// What a bind mount lets its users do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,8 +35,6 @@ pub(crate) struct Manner<'a> {
     pub(crate) recursive: bool,
     /// Who may write.
     pub(crate) access: Access,
-    /// What later mounts in the source do.
-    pub(crate) propagation: Propagation,
     /// Whose the files are.
     pub(crate) map: Option<&'a FileMap>,
 }
@@ -56,13 +45,12 @@ impl<'a> Manner<'a> {
         Manner {
             recursive: false,
             access: Access::Write,
-            propagation: Propagation::Private,
             map,
         }
     }
 
     fn how(&self) -> How {
-        (self.recursive, self.access, self.propagation)
+        (self.recursive, self.access)
     }
 }
 
@@ -71,7 +59,7 @@ impl<'a> Manner<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Tried(Mutex<Vec<(PathBuf, How, OwnedFd)>>);
 
-type How = (bool, Access, Propagation);
+type How = (bool, Access);
 
 impl Tried {
     fn take(&self, source: &Path, how: How) -> Option<OwnedFd> {
@@ -115,21 +103,26 @@ pub(crate) fn read_only(source: &Path) -> Result<OwnedFd, Errno> {
 }
 
 fn new_copy(source: &Path, manner: &Manner<'_>) -> Result<OwnedFd, Errno> {
+    copy_at(libc::AT_FDCWD, &c_path(source)?, 0, manner)
+}
+
+/// A copy of the mount at an open file or folder.
+pub(super) fn copy_of(place: BorrowedFd<'_>, manner: &Manner<'_>) -> Result<OwnedFd, Errno> {
+    copy_at(place.as_raw_fd(), EMPTY, libc::AT_EMPTY_PATH as u32, manner)
+}
+
+fn copy_at(folder: RawFd, path: &CStr, flags: u32, manner: &Manner<'_>) -> Result<OwnedFd, Errno> {
     let recurse = if manner.recursive { libc::AT_RECURSIVE as u32 } else { 0 };
-    let path = c_path(source)?;
-    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | recurse;
+    let flags = flags | libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | recurse;
     // SAFETY: the path ends with a zero byte; the call touches no other memory.
-    let tree = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) };
+    let tree = unsafe { libc::syscall(libc::SYS_open_tree, folder, path.as_ptr(), flags) };
     // SAFETY: the kernel has just made this descriptor for us.
     let tree = Errno::result(tree).map(|fd| unsafe { OwnedFd::from_raw_fd(fd as RawFd) })?;
     let mut attributes = libc::mount_attr {
         // The guest's kernel knows what its nodes mean; here none may lead to a device of the host.
         attr_set: libc::MOUNT_ATTR_NODEV,
         attr_clr: 0,
-        propagation: match manner.propagation {
-            Propagation::Private => libc::MS_PRIVATE,
-            Propagation::Slave => libc::MS_SLAVE,
-        },
+        propagation: libc::MS_PRIVATE,
         userns_fd: 0,
     };
     if let Some(map) = &manner.map {

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::path::{Component, Path};
 
 use nix::sys::stat::{major, minor};
 use serde_json::{Map, Value};
@@ -121,10 +121,8 @@ fn wanted_disk(
 
 /// The block device that the host has at a path. Clients look for devices in /dev alone; elsewhere nobody may answer.
 fn named_by_host(path: &Path) -> Option<BlockDevice> {
-    let node = path
-        .starts_with("/dev")
-        .then(|| std::fs::symlink_metadata(path).ok())
-        .flatten()?;
+    let is_inside = path.starts_with("/dev") && !path.components().any(|part| part == Component::ParentDir);
+    let node = is_inside.then(|| std::fs::symlink_metadata(path).ok()).flatten()?;
     node.file_type().is_block_device().then(|| BlockDevice::of(node.rdev()))
 }
 

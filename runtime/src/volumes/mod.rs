@@ -5,21 +5,26 @@
 //! Everything here blocks.
 
 mod flags;
+mod received;
 mod shared;
+mod source;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bulkhead_agent_protocol::{SHARE_MOUNT, VOLUMES};
+use nix::errno::Errno;
 use serde_json::{Map, Value};
 
+use self::received::Received;
+pub(crate) use self::received::Receiver;
 use self::shared::Like;
 pub(crate) use self::shared::SharedVolumes;
 use crate::error::{Error, Result};
 use crate::identity::{FileMap, Shift};
 use crate::ids::ContainerId;
 use crate::pod::Undo;
-use crate::rootfs::{Access, Manner, Propagation, bind, make_folder, try_map_bind};
+use crate::rootfs::{Access, Manner, bind, make_folder, try_map_bind};
 use crate::spec::{CRI_SANDBOX_ID, annotation, in_user_namespace, last_option, text};
 
 /// Most volumes of a container.
@@ -164,7 +169,8 @@ struct Volume {
     destination: String,
     recursive: bool,
     access: Access,
-    propagation: Propagation,
+    /// What the host mounts in the source later shows up in it (`slave` and `shared` propagation).
+    receives: bool,
 }
 
 impl Volume {
@@ -182,11 +188,7 @@ impl Volume {
             destination: text(mount, "/destination").unwrap_or_default().to_owned(),
             recursive,
             access: access_of(mount),
-            propagation: if receives {
-                Propagation::Slave
-            } else {
-                Propagation::Private
-            },
+            receives,
         })
     }
 
@@ -219,10 +221,16 @@ impl Volume {
         let metadata = std::fs::metadata(&self.source)
             .map_err(|e| failed(Error::invalid(format!("stat {}", self.source.display())).caused_by(lower_case(e))))?;
         let manner = self.manner(map);
-        let like = Like::of(&self.source, &manner).map_err(failed)?;
+        let receives = self.receives && metadata.is_dir();
+        let like = Like::of(&self.source, &manner, receives).map_err(failed)?;
         shared.take(like, undo, |target, undo| {
             make_point(target, metadata.is_dir(), undo)?;
-            bind(&self.source, target, &manner, undo).map_err(failed)
+            bind(&self.source, target, &manner, undo).map_err(failed)?;
+            if self.recursive {
+                leave_out_share(&self.source, target, shared.share()).map_err(failed)?;
+            }
+            let received = receives.then(|| Received::new(&self.source, target, shared.share(), &manner));
+            received.transpose().map_err(failed)
         })
     }
 
@@ -238,7 +246,6 @@ impl Volume {
         Manner {
             recursive: self.recursive,
             access: self.access,
-            propagation: self.propagation,
             map,
         }
     }
@@ -251,6 +258,21 @@ fn access_of(mount: &Value) -> Access {
         _ if has("rro") => Access::ReadAll,
         Some("ro") if !has("rrw") => Access::Read,
         _ => Access::Write,
+    }
+}
+
+/// The share is no part of a volume that the folder is in where it is: what other containers have would stay for as long.
+fn leave_out_share(source: &Path, target: &Path, share: &Path) -> Result<()> {
+    let real = |path: &Path| path.canonicalize().map_err(|e| Error::io("cannot look at", path, e));
+    let share = real(share)?;
+    let source = real(source)?;
+    match share.strip_prefix(&source) {
+        Ok(path) if !path.as_os_str().is_empty() => match received::unmount(target, path, |_| true) {
+            // It was not bound along: it is below what is mounted where that says not to.
+            Ok(_) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
+            Err(e) => Err(Error::io("cannot leave out the pod's share at", target, e)),
+        },
+        _ => Ok(()),
     }
 }
 

@@ -6,25 +6,27 @@
 //! the guest. One that a container writes serves those that come later and only read: the guest keeps them from writing, and could
 //! write in any case.
 
-use std::fs::File;
-use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bulkhead_agent_protocol::VOLUMES;
-use nix::fcntl::OFlag;
+use tokio::sync::Notify;
 
+use super::received::{Received, Receiver};
+use super::source::Source;
 use crate::error::{Error, Result};
 use crate::identity::FileMap;
+use crate::mount_table::{self, Mount};
 use crate::pod::Undo;
-use crate::rootfs::{Access, Manner, Propagation};
+use crate::rootfs::{Access, Manner};
 
 /// The mounts of a pod's volumes.
 pub(crate) struct SharedVolumes {
-    folder: PathBuf,
+    share: PathBuf,
     table: Mutex<Table>,
+    /// A volume has come that receives mounts.
+    receiving: Notify,
 }
 
 #[derive(Default)]
@@ -40,6 +42,7 @@ struct Shared {
     like: Like,
     /// Mounts of containers that lead to it.
     users: usize,
+    receiver: Option<Arc<Receiver>>,
     undo: Undo,
 }
 
@@ -47,9 +50,28 @@ impl SharedVolumes {
     /// Of a pod with this share.
     pub(crate) fn new(share: &Path) -> SharedVolumes {
         SharedVolumes {
-            folder: share.join(VOLUMES),
+            share: share.to_owned(),
             table: Mutex::default(),
+            receiving: Notify::new(),
         }
+    }
+
+    /// Where the pod's mounts are.
+    pub(super) fn share(&self) -> &Path {
+        &self.share
+    }
+
+    /// Waits until there is one more volume that receives mounts.
+    pub(crate) async fn receiving(&self) {
+        self.receiving.notified().await;
+    }
+
+    /// The volumes that receive mounts, but for those that somebody is about to look at already: for each there is to be one
+    /// [`Receiver::catch_up`].
+    pub(crate) fn behind(&self) -> Vec<Arc<Receiver>> {
+        let table = self.table();
+        let receivers = table.mounts.iter().filter_map(|mount| mount.receiver.clone());
+        receivers.filter(|receiver| receiver.falls_behind()).collect()
     }
 
     /// Gives the number of a mount that is `like`, which `make` makes if there is none. It lasts until `undo` runs for all that took it.
@@ -57,7 +79,7 @@ impl SharedVolumes {
         self: &Arc<Self>,
         like: Like,
         undo: &mut Undo,
-        make: impl FnOnce(&Path, &mut Undo) -> Result<()>,
+        make: impl FnOnce(&Path, &mut Undo) -> Result<Option<Received>>,
     ) -> Result<u64> {
         let joined = self.table().join(&like);
         let number = match joined {
@@ -70,15 +92,20 @@ impl SharedVolumes {
     }
 
     /// Nothing is locked meanwhile: a file system of the host that does not answer keeps no other container waiting.
-    fn make(&self, mut like: Like, make: impl FnOnce(&Path, &mut Undo) -> Result<()>) -> Result<u64> {
+    fn make(&self, mut like: Like, make: impl FnOnce(&Path, &mut Undo) -> Result<Option<Received>>) -> Result<u64> {
         let number = self.table().number();
-        let target = self.folder.join(number.to_string());
+        let target = self.share.join(VOLUMES).join(number.to_string());
         let mut undo = Undo::default();
-        if let Err(error) = make(&target, &mut undo).and_then(|()| like.settle(&target)) {
-            // What cannot be removed is in the log.
-            let _ = undo.run();
-            return Err(error);
-        }
+        let made = make(&target, &mut undo).and_then(|received| like.settle(&target).map(|()| received));
+        let received = match made {
+            Ok(received) => received,
+            Err(error) => {
+                // What cannot be removed is in the log.
+                let _ = undo.run();
+                return Err(error);
+            }
+        };
+        let receives = received.is_some();
         let mut table = self.table();
         if let Some(other) = table.join(&like) {
             // Another container was faster.
@@ -90,8 +117,13 @@ impl SharedVolumes {
             number,
             like,
             users: 1,
+            receiver: received.map(Receiver::new).map(Arc::new),
             undo,
         });
+        drop(table);
+        if receives {
+            self.receiving.notify_one();
+        }
         Ok(number)
     }
 
@@ -132,40 +164,25 @@ impl Table {
 pub(super) struct Like {
     device: u64,
     inode: u64,
-    /// Lines of /proc/self/mountinfo: of the mount that the source is in, and of those that are bound with it.
-    mounts: Vec<String>,
+    /// Lines of the table of mounts: of the mount that the source is in, and of those that are bound with it for good.
+    mounts: Vec<Vec<u8>>,
     recursive: bool,
     access: Access,
-    propagation: Propagation,
+    receives: bool,
     map: Option<FileMap>,
 }
 
 impl Like {
     /// Of what `source` is now.
-    pub(super) fn of(source: &Path, manner: &Manner<'_>) -> Result<Like> {
-        // What is mounted later shows up in the mount, unless it is private.
-        let complete = manner.recursive && manner.propagation == Propagation::Private;
-        let read = || -> io::Result<_> {
-            let file = File::options()
-                .read(true)
-                .custom_flags(OFlag::O_PATH.bits())
-                .open(source)?;
-            let number = file.as_raw_fd();
-            let path = std::fs::read_link(format!("/proc/self/fd/{number}"))?;
-            let information = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}"))?;
-            let table = std::fs::read("/proc/thread-self/mountinfo")?;
-            let table = String::from_utf8_lossy(&table);
-            let mounts = bound_mounts(&table, &information, complete.then_some(path.as_path()));
-            Ok((file.metadata()?, mounts))
-        };
-        let (metadata, mounts) = read().map_err(|e| Error::io("cannot look at", source, e))?;
+    pub(super) fn of(source: &Path, manner: &Manner<'_>, receives: bool) -> Result<Like> {
+        let found = Source::of(source).map_err(|e| Error::io("cannot look at", source, e))?;
         Ok(Like {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            mounts,
+            device: found.device,
+            inode: found.inode,
+            mounts: bound_mounts(mount_table::read()?, &found, manner.recursive && !receives),
             recursive: manner.recursive,
             access: manner.access,
-            propagation: manner.propagation,
+            receives,
             map: manner.map.cloned(),
         })
     }
@@ -186,34 +203,19 @@ impl Like {
         };
         maps && [Access::Write, wanted.access].contains(&self.access)
             && (self.device, self.inode, self.recursive) == (wanted.device, wanted.inode, wanted.recursive)
-            && self.propagation == wanted.propagation
+            && self.receives == wanted.receives
             && self.mounts == wanted.mounts
     }
 }
 
-/// Lines of `table` (/proc/self/mountinfo, proc(5)): of the mount that `information` (a file's in /proc/self/fdinfo) names, and of all
-/// below a path.
-fn bound_mounts(table: &str, information: &str, below: Option<&Path>) -> Vec<String> {
-    let mount = information.lines().find_map(|line| line.strip_prefix("mnt_id:"));
-    let mount = mount.map(str::trim);
-    let below = below.map(|path| format!("{}/", escaped(path).trim_end_matches('/')));
-    let is_bound = |line: &&str| {
-        let mut fields = line.split(' ');
-        fields.next() == mount
-            || match (fields.nth(3), &below) {
-                (Some(point), Some(below)) => point.starts_with(below.as_str()),
-                _ => false,
-            }
+/// Lines of `table`: of the mount that `source` is in, and, if it has what is `below` it, of those.
+fn bound_mounts(table: Vec<Mount>, source: &Source, below: bool) -> Vec<Vec<u8>> {
+    let is_bound = |mount: &Mount| {
+        let is_below = mount.point.starts_with(&source.path) && mount.point != source.path;
+        mount.id == source.mount || below && is_below
     };
-    table.lines().filter(is_bound).map(str::to_owned).collect()
-}
-
-/// A path as the table has it.
-fn escaped(path: &Path) -> String {
-    let path = path.to_string_lossy();
-    // First: the others make more of these.
-    let path = path.replace('\\', "\\134");
-    path.replace(' ', "\\040").replace('\t', "\\011").replace('\n', "\\012")
+    let bound = table.into_iter().filter(is_bound);
+    bound.map(|mount| mount.line).collect()
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ impl Fake {
     fn take(&self, name: &str, manner: Manner<'_>) -> (u64, Undo) {
         let mut undo = Undo::default();
         let source = self.source(name);
-        let like = Like::of(&source, &manner).unwrap();
+        let like = Like::of(&source, &manner, false).unwrap();
         let make = |target: &Path, undo: &mut Undo| mount(&source, target, undo);
         (self.shared.take(like, &mut undo, make).unwrap(), undo)
     }
@@ -37,20 +37,19 @@ impl Fake {
     }
 }
 
-fn mount(source: &Path, target: &Path, undo: &mut Undo) -> Result<()> {
+fn mount(source: &Path, target: &Path, undo: &mut Undo) -> Result<Option<Received>> {
     symlink(source, target).unwrap();
     let at = target.to_owned();
     undo.push("link", move || {
         std::fs::remove_file(&at).unwrap();
         Ok(())
     });
-    Ok(())
+    Ok(None)
 }
 
 const PLAIN: Manner<'_> = Manner {
     recursive: true,
     access: Access::Write,
-    propagation: Propagation::Private,
     map: None,
 };
 
@@ -106,14 +105,13 @@ fn what_would_look_or_act_differently_is_another_mount() {
             recursive: false,
             ..PLAIN
         },
-        Manner {
-            propagation: Propagation::Slave,
-            ..PLAIN
-        },
     ];
     let taken: Vec<_> = manners.map(|manner| fake.take("data", manner)).into();
     let _other = fake.take("other", PLAIN);
     assert_eq!(fake.mounted(), taken.len() + 1);
+    let of = |receives| Like::of(&fake.source("data"), &PLAIN, receives).unwrap();
+    assert!(of(true).serves(&of(true)));
+    assert!(!of(true).serves(&of(false)));
 }
 
 #[test]
@@ -130,7 +128,7 @@ fn a_source_that_was_replaced_is_another_mount() {
 #[test]
 fn what_was_mounted_is_what_counts() {
     let fake = Fake::new();
-    let like = Like::of(&fake.source("data"), &PLAIN).unwrap();
+    let like = Like::of(&fake.source("data"), &PLAIN, false).unwrap();
     let mut undo = Undo::default();
     let late = fake.source("other");
     let number = fake
@@ -142,7 +140,7 @@ fn what_was_mounted_is_what_counts() {
 #[test]
 fn a_mount_that_fails_leaves_nothing() {
     let fake = Fake::new();
-    let like = Like::of(&fake.source("data"), &PLAIN).unwrap();
+    let like = Like::of(&fake.source("data"), &PLAIN, false).unwrap();
     let mut undo = Undo::default();
     let failing = |target: &Path, undo: &mut Undo| {
         mount(Path::new("/"), target, undo)?;
@@ -160,7 +158,7 @@ fn containers_that_are_made_at_once_have_the_same_mount() {
     let both = Barrier::new(2);
     let take = || {
         let mut undo = Undo::default();
-        let like = Like::of(&source, &PLAIN).unwrap();
+        let like = Like::of(&source, &PLAIN, false).unwrap();
         let make = |target: &Path, undo: &mut Undo| {
             both.wait();
             mount(&source, target, undo)
@@ -181,12 +179,17 @@ fn the_mounts_below_a_source_count() {
         30 21 0:25 / /my\\040data/in rw - tmpfs t rw\n\
         31 21 0:26 / /my\\040database rw - tmpfs t rw\n\
         210 21 0:27 / /else rw - tmpfs t rw\n";
-    let lines: Vec<_> = table.lines().collect();
-    let information = "pos:\t0\nflags:\t012000000\nmnt_id:\t21\nino:\t2\n";
-    assert_eq!(bound_mounts(table, information, None), lines[..1]);
-    assert_eq!(
-        bound_mounts(table, information, Some(Path::new("/my data"))),
-        lines[..2]
-    );
-    assert_eq!(bound_mounts(table, information, Some(Path::new("/"))), lines);
+    let lines: Vec<_> = table.lines().map(|line| line.as_bytes().to_vec()).collect();
+    let bound = |path: &str, below| {
+        let source = Source {
+            path: path.into(),
+            device: 1,
+            inode: 2,
+            mount: 21,
+        };
+        bound_mounts(mount_table::parse(table.as_bytes()), &source, below)
+    };
+    assert_eq!(bound("/my data", false), lines[..1]);
+    assert_eq!(bound("/my data", true), lines[..2]);
+    assert_eq!(bound("/", true), lines);
 }

@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::identity::Shift;
 use crate::ids::ContainerId;
 use crate::pod::Undo;
-use crate::rootfs::{Access, Propagation};
+use crate::rootfs::Access;
 
 #[test]
 fn only_binds_are_volumes() {
@@ -26,13 +26,13 @@ fn only_binds_are_volumes() {
         destination: "/d".into(),
         recursive: true,
         access: Access::Read,
-        propagation: Propagation::Slave,
+        receives: true,
     };
     assert_eq!(volume, Some(expected));
     let plain = of(json!({ "type": "bind", "source": "/s", "destination": "/d" })).unwrap();
     assert_eq!(
-        (plain.source, plain.recursive, plain.propagation),
-        (PathBuf::from("/s"), false, Propagation::Private)
+        (plain.source, plain.recursive, plain.receives),
+        (PathBuf::from("/s"), false, false)
     );
 }
 

@@ -31,17 +31,16 @@ fn the_socket_is_found_by_record_and_else_by_containerds_rule() {
 }
 
 #[test]
-fn the_config_of_a_pod_is_found_from_each_of_its_containers() {
+fn the_state_of_a_pod_is_found_from_each_of_its_containers() {
     let bundles = tempfile::tempdir().unwrap();
     let (sandbox, container) = (bundles.path().join("s1"), bundles.path().join("c1"));
     std::fs::create_dir_all(&sandbox).unwrap();
     std::fs::create_dir_all(&container).unwrap();
-    assert_eq!(recorded_config(&container, "s1"), None);
-    let options = RuntimeOptions {
-        config_path: Some("/etc/b.toml".into()),
-        shim_cgroup: None,
-    };
-    record_config(&sandbox, &options).unwrap();
-    assert_eq!(recorded_config(&sandbox, "s1"), Some("/etc/b.toml".into()));
-    assert_eq!(recorded_config(&container, "s1"), Some("/etc/b.toml".into()));
+    assert_eq!(recorded_state_dir(&container, "s1"), None);
+    let mut config = Config::default();
+    config.state_dir = "/var/b".into();
+    record_state_dir(&sandbox, &config).unwrap();
+    for bundle in [&sandbox, &container] {
+        assert_eq!(recorded_state_dir(bundle, "s1"), Some("/var/b".into()));
+    }
 }

@@ -19,6 +19,7 @@ use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use bulkhead_runtime::config::Config;
 use bulkhead_runtime::phase;
 use containerd_shim::StartOpts;
 
@@ -33,8 +34,8 @@ use caller::{Answer, Caller};
 /// containerd's own bound on what it pipes into a shim.
 const MAX_STDIN: u64 = 10 << 20;
 
-/// In the bundle: the config file of the pod, when it is not the default one.
-const CONFIG_RECORD: &str = "bulkhead-config";
+/// In the bundle: where the pod's state is on the host, for `delete`, by which time the config file may say something else.
+const STATE_RECORD: &str = "bulkhead-state-dir";
 
 /// Runs `start` and prints the answer.
 pub fn start(call: &Call) -> Result<()> {
@@ -58,8 +59,17 @@ pub fn start(call: &Call) -> Result<()> {
             socket.display()
         ),
         Membership::Joins { pod, required: false } | Membership::Founds { pod } => {
-            record_config(&bundle, &options)?;
-            let listener = socket::bind(&socket, pod.as_str())?;
+            let Some(listener) = socket::bind(&socket)? else {
+                if let Membership::Joins { .. } = &membership {
+                    tracing::debug!(%pod, "joins a pod that was started meanwhile");
+                    return print(&caller.answer(&address)?);
+                }
+                bail!(
+                    "a shim of pod {pod} already exists: it answers at {}; delete that task first, use another id, or try again if it is \
+                     ending",
+                    socket.display()
+                );
+            };
             let launch = Launch {
                 namespace: call.namespace.clone(),
                 pod_id: pod.to_string(),
@@ -73,15 +83,18 @@ pub fn start(call: &Call) -> Result<()> {
             };
             let started = launch::spawn(&launch, listener);
             if started.is_err() {
-                socket::remove(&socket);
+                socket::remove_dead(&socket);
             }
             started?;
         }
     }
-    let answer = caller.answer(&address)?;
+    print(&caller.answer(&address)?)
+}
+
+fn print(answer: &[u8]) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
     stdout
-        .write_all(&answer)
+        .write_all(answer)
         .and_then(|()| stdout.flush())
         .context("cannot write the answer to stdout")
 }
@@ -111,10 +124,10 @@ fn address_in_json(text: &[u8]) -> Option<String> {
     json.get("address")?.as_str().map(str::to_owned)
 }
 
-/// The config file that the pod was started with, from this bundle or the one of its sandbox beside it.
-pub fn recorded_config(bundle: &Path, pod: &str) -> Option<PathBuf> {
-    let beside = bundle.parent().map(|folder| folder.join(pod).join(CONFIG_RECORD));
-    let mut places = [Some(bundle.join(CONFIG_RECORD)), beside].into_iter().flatten();
+/// Where the pod's state is, from this bundle or the one of its sandbox beside it.
+pub fn recorded_state_dir(bundle: &Path, pod: &str) -> Option<PathBuf> {
+    let beside = bundle.parent().map(|folder| folder.join(pod).join(STATE_RECORD));
+    let mut places = [Some(bundle.join(STATE_RECORD)), beside].into_iter().flatten();
     places
         .find_map(|path| std::fs::read_to_string(path).ok())
         .map(PathBuf::from)
@@ -126,13 +139,10 @@ fn write_address(bundle: &Path, address: &str) -> Result<()> {
     std::fs::write(&path, address).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// For `delete`, which is not told the options.
-fn record_config(bundle: &Path, options: &RuntimeOptions) -> Result<()> {
-    let Some(config) = &options.config_path else {
-        return Ok(());
-    };
-    let path = bundle.join(CONFIG_RECORD);
-    std::fs::write(&path, config.as_os_str().as_encoded_bytes())
+/// For `delete`, which is told neither options nor config.
+pub fn record_state_dir(bundle: &Path, config: &Config) -> Result<()> {
+    let path = bundle.join(STATE_RECORD);
+    std::fs::write(&path, config.state_dir.as_os_str().as_encoded_bytes())
         .with_context(|| format!("cannot write {}", path.display()))
 }
 

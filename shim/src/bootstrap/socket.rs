@@ -1,5 +1,6 @@
 //! The socket a pod's server listens on: where it lies, whether somebody answers, replacing what a dead server left.
 
+use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
@@ -33,26 +34,39 @@ pub fn is_alive(path: &Path) -> bool {
     )
 }
 
-/// Binds and listens. What a dead server left is replaced; a living one is an error.
-pub fn bind(path: &Path, pod: &str) -> Result<UnixListener> {
-    if let Some(folder) = path.parent() {
-        // As containerd makes it: its shims' sockets are reached through it, not listed.
-        let made = std::fs::DirBuilder::new().recursive(true).mode(0o711).create(folder);
-        made.with_context(|| format!("cannot create {} for the shim's socket", folder.display()))?;
-    }
+/// Binds and listens. What a dead server left is replaced; `None`: a living one is there.
+pub fn bind(path: &Path) -> Result<Option<UnixListener>> {
+    let folder = path.parent().context("the shim's socket has no folder")?;
+    // As containerd makes it: its shims' sockets are reached through it, not listed.
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o711).create(folder);
+    made.with_context(|| format!("cannot create {} for the shim's socket", folder.display()))?;
+    let _turn = turn(folder).with_context(|| format!("cannot lock {}", folder.display()))?;
     if path.symlink_metadata().is_ok() {
         if is_alive(path) {
-            bail!(
-                "a shim of pod {pod} already exists: it answers at {}; delete that task first, or use another id",
-                path.display()
-            );
+            return Ok(None);
         }
         std::fs::remove_file(path).with_context(|| format!("cannot remove the stale socket {}", path.display()))?;
     }
     let old = umask(Mode::from_bits_truncate(0o177));
     let listener = UnixListener::bind(path);
     umask(old);
-    listener.with_context(|| format!("cannot bind the shim's socket {}", path.display()))
+    let listener = listener.with_context(|| format!("cannot bind the shim's socket {}", path.display()))?;
+    Ok(Some(listener))
+}
+
+/// Whoever holds it is the only one between a look at a socket of this folder and what comes of that.
+fn turn(folder: &Path) -> std::io::Result<File> {
+    let folder = File::open(folder)?;
+    folder.lock()?;
+    Ok(folder)
+}
+
+/// Removes the socket of a server that did not come up, unless another one has taken its place.
+pub fn remove_dead(path: &Path) {
+    let turn = path.parent().and_then(|folder| turn(folder).ok());
+    if turn.is_some() && !is_alive(path) {
+        remove(path);
+    }
 }
 
 /// Removes the socket's name. Twice is fine.
