@@ -99,6 +99,18 @@ def test_agent_ends_at_once(nothing_left, tmp_path):
     assert took < 40
 
 
+def test_agent_cannot_boot(nothing_left, tmp_path):
+    """The agent says what it misses, and the error shows that."""
+    image = tmp_path / "agent.erofs"
+    extract = ["fsck.erofs", f"--extract={tmp_path}/root", INSTALLED / "agent.erofs"]
+    subprocess.run(extract, check=True, timeout=60, capture_output=True)
+    (tmp_path / "root/sys").rmdir()
+    subprocess.run(["mkfs.erofs", "--quiet", image, tmp_path / "root"], check=True, timeout=60, capture_output=True)
+    answer, took = run(with_config(f'agent_image = "{image}"\nboot_timeout_s = 20'), "agent-cannot-boot")
+    expect(answer, ("the guest reset itself", "cannot mount sysfs on /sys"))
+    assert took < 40
+
+
 def sleeping_agent(folder, command="exec /bin/busybox sleep 100000"):
     root = folder / "root"
     for name in ("bin", "dev", "proc", "sys", "run", "tmp"):

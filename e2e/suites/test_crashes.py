@@ -122,3 +122,65 @@ def test_client_gives_up_while_the_guest_boots(nothing_left):
         "given-up",
     )
     assert answer.stdout == "deleted\n0\n", answer
+
+
+# hang FOLDER: a file system whose server never answers; answers are over when the process $HUNG is killed.
+HANG = r"""
+hang() {
+    mkdir $1
+    python3 -c '
+import ctypes, os, signal, sys
+server = os.open("/dev/fuse", os.O_RDWR)
+options = f"fd={server},rootmode=40000,user_id=0,group_id=0".encode()
+sys.exit(1 if ctypes.CDLL(None).mount(b"hung", sys.argv[1].encode(), b"fuse", 0, options) else signal.pause())' $1 & HUNG=$!
+    trap 'kill -KILL $HUNG; umount -l '$1 EXIT
+    for ((n = 0; n < 100; n++)); do grep -q " $1 fuse" /proc/mounts && break; sleep 0.1; done
+}
+# left: whether anything of the pod is there.
+left() { [[ -e /run/bulkhead/default/$ID ]] || pgrep -f -- "-id $ID( |$)" >/dev/null; }
+"""
+
+
+@pytest.mark.bulkhead
+@pytest.mark.parametrize("folder", ["", "below"])
+def test_client_gives_up_while_the_host_does_not_answer(folder, nothing_left):
+    """A volume on a file system that hangs keeps neither the microVM nor the shim of a container that nobody wants any more."""
+    answer = run(
+        HANG
+        + """
+        hang $W/hung
+        ctr run -d --null-io --runtime $RT --mount type=bind,src=$W/hung/FOLDER,dst=/v,options=rbind:rw $BUSYBOX $ID true & ctr=$!
+        for ((n = 0; n < 100; n++)); do left && break; sleep 0.1; done; sleep 2
+        left && echo waits; kill -KILL $ctr; wait $ctr
+        for ((n = 0; n < 150; n++)); do left || break; sleep 0.1; done; left || echo gone
+        for ((n = 0; n < 50; n++)); do ctr container rm $ID 2>/dev/null && break; sleep 0.1; done; ctr container ls -q | grep -cF $ID
+        # The next pod takes the same host ids, and tidies up after those who could not.
+        kill -KILL $HUNG; run $BUSYBOX $ID echo next""".replace("FOLDER", folder),
+        "hung-volume",
+    )
+    assert answer.stdout == "waits\ngone\n0\nnext\n", answer
+
+
+@pytest.mark.bulkhead
+def test_a_container_takes_all_threads_of_the_guest(nothing_left):
+    """The agent still lists, adds a process and kills."""
+    answer = run(
+        """
+        echo 'kernel_parameters = "sysctl.kernel.threads-max=500"' >$W/bulkhead.toml
+        begin --runtime-config-path $W/bulkhead.toml $DEBIAN $ID python3 -c '
+import threading, time
+made = 0
+try:
+    while True:
+        threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+        made += 1
+except RuntimeError:
+    print("no more", 100 < made < 500, "ready", flush=True)
+time.sleep(1000)'
+        ctr task ps $ID | tail -n +2 | wc -l
+        tell ctr task exec --exec-id a $ID true
+        ctr task ps $ID | tail -n +2 | wc -l
+        ctr task kill -s KILL $ID; finish""",
+        "all-threads",
+    )
+    assert answer.stdout == "1\n-> 0\n1\nended with 137\nno more True ready\n", answer
