@@ -81,6 +81,10 @@ impl Supervisor {
 
     /// Notes in the bundle of a further container where the pod's state is.
     pub fn record_state_dir(&self, bundle: &Path) -> Result<()> {
+        // The server has done that for the bundle that it was started in.
+        if bundle == self.launch.bundle {
+            return Ok(());
+        }
         let recorded = record_state_dir(bundle, &self.config);
         recorded.map_err(|e| Error::new(ErrorKind::Internal, format!("{e:#}")))
     }
