@@ -41,12 +41,12 @@ demo: dist ## run a real image in a microVM, beside the same under runc
 	@e2e/packages test
 	@e2e/demo
 
-test: ## unit tests, lints and end-to-end suites; prints the number passed and failed
+test: ## unit tests, lints and end-to-end suites, of the long lists of cases a quarter; prints the number passed and failed
 	@e2e/packages build
 	@e2e/packages test
 	@e2e/test
 
-suites: ## the same with the long end-to-end suites
+suites: ## the same with all cases and the long end-to-end suites
 	@e2e/packages build
 	@e2e/packages test
 	@e2e/test --long

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ CONTAINERD_LOG = Path("/var/log/containerd.log")
 LOG_LINES = 60
 # The failures as they come, for whoever cannot wait for the end.
 FAILURES = Path("/shared/failures.txt")
+# Of the suites that are marked in_turns, a run with --turn takes one part of so many.
+TURNS = 4
 # runc's answers to the cases of a session, with --record.
 RECORDED = Path("/shared/runc_answers.json")
 
@@ -29,6 +32,7 @@ def pytest_addoption(parser):
     parser.addoption("--runc-fresh", action="store_true", help="ask runc again although its answers are recorded")
     parser.addoption("--record", action="store_true", help="also write runc's answers to RECORDED, for the tree")
     parser.addoption("--long", action="store_true", help="the long suites too")
+    parser.addoption("--turn", type=int, help=f"any number: one of {TURNS} parts of the suites that are marked in_turns, instead of all")
     parser.addoption("--part", type=percentages, default=(0, 100), help="FROM-TO: only this part of the tests, in percent")
 
 
@@ -42,6 +46,7 @@ def percentages(text):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "long: takes minutes; runs only with --long")
+    config.addinivalue_line("markers", "in_turns: many cases of one kind; a run with --turn takes a part of them")
     config.addinivalue_line("markers", "bulkhead: has no counterpart under runc; left out with --runc-only")
     config.addinivalue_line("markers", "needs_containerd2: uses what containerd 1.7 does not have")
     config.addinivalue_line("markers", "shim_sandboxer: pods through containerd's sandbox API")
@@ -64,7 +69,19 @@ def known_gaps():
     return [line.split(None, 1) for line in lines if line and not line.startswith("#")]
 
 
+def has_its_turn(item, turn):
+    """Whether a run of this turn takes the test. Facts that share a container take their turn together."""
+    asked = [item.callspec.params[kind] for kind in ("case", "group") if kind in item.callspec.params] if hasattr(item, "callspec") else []
+    if not asked or not item.get_closest_marker("in_turns"):
+        return True
+    return zlib.crc32(asked[0].name.encode()) % TURNS == turn % TURNS
+
+
 def pytest_collection_modifyitems(config, items):
+    turn = config.getoption("--turn")
+    if turn is not None:
+        config.hook.pytest_deselected(items=[item for item in items if not has_its_turn(item, turn)])
+        items[:] = [item for item in items if has_its_turn(item, turn)]
     start, end = (len(items) * percent // 100 for percent in config.getoption("--part"))
     config.hook.pytest_deselected(items=items[:start] + items[end:])
     items[:] = items[start:end]

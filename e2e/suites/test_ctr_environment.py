@@ -5,6 +5,8 @@ import pytest
 from harness.answers import Case
 from harness.facts import Fact, Group, each_fact, each_group
 
+pytestmark = pytest.mark.in_turns
+
 STATUS = "grep -E '^(Cap...|NoNewPrivs|Seccomp|Groups|Uid|Gid|Umask)' /proc/self/status"
 # The kernel's own words differ between host and guest; these are what the container's spec decides.
 MOUNTS = "awk '$2 != \"/\" && $2 !~ \"^/proc/\" {gsub(/,(size|nr_inodes|inode64|seclabel)[^,]*/, \"\", $4); print $2, $3, $4}' /proc/self/mounts | sort"

@@ -1,6 +1,10 @@
 """What programs do with files, and expect of a Linux file system: on the container's root and on a volume."""
 
+import pytest
+
 from harness.facts import Fact, PythonGroup, each_fact, each_group
+
+pytestmark = pytest.mark.in_turns
 
 NOT_PASSED_ON = "the file server does not pass it on yet"
 

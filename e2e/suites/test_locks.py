@@ -4,6 +4,8 @@ import pytest
 
 from harness.answers import Case
 
+pytestmark = pytest.mark.in_turns
+
 # python PROGRAM...: in the host; volume: options of ctr for it. hold ID STATEMENT: a container that has made the lock.
 FUNCTIONS = r"""
 mkdir $W/v; head -c 4096 /dev/zero >$W/v/f

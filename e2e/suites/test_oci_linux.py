@@ -6,6 +6,8 @@ from harness.answers import Case, Differs
 from harness.facts import Fact, each_fact, each_group
 from harness.oci import ROOT, Spec, added, all_of, container, mount, refused
 
+pytestmark = pytest.mark.in_turns
+
 OWN_CGROUP = '.linux.namespaces += [{type: "cgroup"}]'
 CGROUP = all_of(OWN_CGROUP, mount("/sys/fs/cgroup", "cgroup", "cgroup", "ro"))
 OTHER_TIME = '.linux.namespaces += [{type: "time"}] | .linux.timeOffsets = {boottime: {secs: 200000000, nanosecs: 0}, monotonic: {secs: 5, nanosecs: 0}}'

@@ -5,6 +5,8 @@ import pytest
 from harness.facts import Fact, each_fact, each_group
 from harness.oci import Spec, all_of, container, mount, refused
 
+pytestmark = pytest.mark.in_turns
+
 OPTIONS_OF = "options() { awk -v at=$1 '$2 == at {print $4}' /proc/self/mounts | tr , '\\n' | grep -vE '^(inode64|seclabel|user_id=.*|size=.*|nr_inodes=.*)$' | sort | tr '\\n' ' '; echo; }; "
 PROPAGATION_OF = "propagation() { awk -v at=$1 '$5 == at {for (n = 7; $n != \"-\"; n++) printf \"%s \", $n; print \"end\"}' /proc/self/mountinfo | sed 's/:[0-9]*//g'; }; "
 

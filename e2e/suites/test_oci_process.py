@@ -6,6 +6,8 @@ from harness.answers import Case, Differs
 from harness.facts import Fact, each_fact, each_group
 from harness.oci import Spec, added, all_of, container, mount, refused
 
+pytestmark = pytest.mark.in_turns
+
 STATUS = "grep -E '^(Cap|Uid|Gid|Groups|NoNewPrivs)' /proc/self/status"
 LIMITS = {
     "AS": 4 << 30,

@@ -4,6 +4,8 @@ import pytest
 
 from harness.answers import Case
 
+pytestmark = pytest.mark.in_turns
+
 # one, other OPTIONS... PYTHON: containers of a pod, in the background until it is ready, and in the foreground; in both, /v is the
 # volume, and nothing waits for ever.
 FUNCTIONS = r"""

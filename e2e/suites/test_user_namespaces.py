@@ -7,6 +7,8 @@ from harness.answers import BULKHEAD, Case, fail
 from harness.facts import Fact, Group, each_fact, each_group
 from harness.oci import all_of, container, mount, refused
 
+pytestmark = pytest.mark.in_turns
+
 MAPS = "--uidmap 0:100000:65536 --gidmap 0:200000:65536"
 
 FACTS = (
