@@ -9,6 +9,8 @@ use oci_spec::runtime::{
     LinuxSeccomp, Process, Spec, User,
 };
 use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
@@ -32,7 +34,23 @@ pub struct Joined<'a> {
 
 /// Reads the client's spec.
 pub fn parse(json: &[u8]) -> Result<Spec> {
-    read("OCI spec", json)
+    read("OCI spec", &with_known_flags(json, "/process/scheduler/flags"))
+}
+
+/// JSON of a client in which the flags of the scheduler have the names that oci-spec knows: it has one that is not the specification's.
+fn with_known_flags<'a>(json: &'a [u8], flags: &str) -> Cow<'a, [u8]> {
+    const SPECIFIED: &str = "SCHED_FLAG_RESET_ON_FORK";
+    if !json.windows(SPECIFIED.len()).any(|part| part == SPECIFIED.as_bytes()) {
+        return Cow::Borrowed(json);
+    }
+    let Ok(mut value) = serde_json::from_slice::<Value>(json) else {
+        return Cow::Borrowed(json);
+    };
+    let flags = value.pointer_mut(flags).and_then(Value::as_array_mut);
+    for flag in flags.into_iter().flatten().filter(|flag| **flag == SPECIFIED) {
+        *flag = Value::from("SCHED_RESET_ON_FORK");
+    }
+    Cow::Owned(value.to_string().into_bytes())
 }
 
 /// Reads JSON of a client. An error names the field that is wrong. `what`: in the words of a user.
@@ -46,7 +64,7 @@ fn read<T: DeserializeOwned>(what: &str, json: &[u8]) -> Result<T> {
 
 /// Reads the OCI process object of an exec. It has the `capabilities` of its container unless it names its own.
 pub fn parse_process(json: &[u8], capabilities: Option<&LinuxCapabilities>) -> Result<Process> {
-    let mut process: Process = read("process description", json)?;
+    let mut process: Process = read("process description", &with_known_flags(json, "/scheduler/flags"))?;
     if process.capabilities().is_none() {
         process.set_capabilities(capabilities.cloned());
     }

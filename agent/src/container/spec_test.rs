@@ -1,5 +1,5 @@
 use super::*;
-use serde_json::{Value, json};
+use serde_json::json;
 
 fn cgroup() -> (std::path::PathBuf, Cgroup) {
     static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
@@ -243,4 +243,110 @@ fn a_field_of_the_wrong_type_is_named() {
     assert!(limits.contains("memory.limit: "), "{limits}");
     let more = parse_resources(b"{} {}").unwrap_err().message;
     assert!(more.contains("trailing characters"), "{more}");
+}
+
+/// A spec with every field of the specification that a Linux container has.
+fn whole_spec() -> Value {
+    let hook = json!([{"path": "/p", "args": ["p"], "env": ["A=b"], "timeout": 5}]);
+    let set = json!(["CAP_CHOWN"]);
+    let mapping = json!([{"containerID": 0, "hostID": 1000, "size": 1}]);
+    json!({
+        "ociVersion": "1.2.0",
+        "hostname": "h",
+        "domainname": "d",
+        "annotations": {"a": "b"},
+        "root": {"path": "/x", "readonly": true},
+        "process": {
+            "terminal": true, "consoleSize": {"height": 1, "width": 2}, "cwd": "/", "env": ["A=b"], "args": ["true"],
+            "user": {"uid": 1, "gid": 2, "umask": 18, "additionalGids": [3]},
+            "capabilities": {"bounding": set, "effective": set, "inheritable": set, "permitted": set, "ambient": set},
+            "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 1, "hard": 2}],
+            "noNewPrivileges": true, "apparmorProfile": "p", "selinuxLabel": "l", "oomScoreAdj": 1,
+            "scheduler": {"policy": "SCHED_BATCH", "nice": 1, "priority": 0, "flags": ["SCHED_FLAG_RESET_ON_FORK"],
+                          "runtime": 1, "deadline": 2, "period": 3},
+            "ioPriority": {"class": "IOPRIO_CLASS_BE", "priority": 3}
+        },
+        "mounts": [{"destination": "/d", "type": "tmpfs", "source": "tmpfs", "options": ["ro"],
+                    "uidMappings": mapping, "gidMappings": mapping}],
+        "hooks": {"prestart": hook, "createRuntime": hook, "createContainer": hook, "startContainer": hook,
+                  "poststart": hook, "poststop": hook},
+        "linux": {
+            "namespaces": [{"type": "time", "path": "/n"}],
+            "uidMappings": mapping, "gidMappings": mapping,
+            "timeOffsets": {"boottime": {"secs": 1, "nanosecs": 2}},
+            "devices": [{"path": "/dev/x", "type": "c", "major": 1, "minor": 2, "fileMode": 438, "uid": 0, "gid": 0}],
+            "cgroupsPath": "/c", "rootfsPropagation": "private", "mountLabel": "l",
+            "maskedPaths": ["/m"], "readonlyPaths": ["/r"],
+            "sysctl": {"kernel.shmmax": "3"},
+            "personality": {"domain": "LINUX32", "flags": []},
+            "seccomp": {"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 1, "architectures": ["SCMP_ARCH_X86_64"],
+                        "flags": ["SECCOMP_FILTER_FLAG_LOG"], "listenerPath": "/l", "listenerMetadata": "m",
+                        "syscalls": [{"names": ["chmod"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1,
+                                      "args": [{"index": 1, "value": 2, "valueTwo": 3, "op": "SCMP_CMP_EQ"}]}]},
+            "intelRdt": {"closID": "c", "l3CacheSchema": "s", "memBwSchema": "m"},
+            "resources": {
+                "devices": [{"allow": true, "type": "c", "major": 1, "minor": 2, "access": "rwm"}],
+                "memory": {"limit": 1, "reservation": 1, "swap": 1, "kernel": 1, "kernelTCP": 1, "swappiness": 1,
+                           "disableOOMKiller": false, "useHierarchy": true, "checkBeforeUpdate": true},
+                "cpu": {"shares": 2, "quota": 3, "burst": 1, "period": 4, "realtimeRuntime": 5, "realtimePeriod": 6,
+                        "cpus": "0", "mems": "0", "idle": 0},
+                "pids": {"limit": 5},
+                "blockIO": {"weight": 10, "leafWeight": 10,
+                            "weightDevice": [{"major": 8, "minor": 0, "weight": 10, "leafWeight": 10}],
+                            "throttleReadBpsDevice": [{"major": 8, "minor": 0, "rate": 1}],
+                            "throttleWriteBpsDevice": [{"major": 8, "minor": 0, "rate": 1}],
+                            "throttleReadIOPSDevice": [{"major": 8, "minor": 0, "rate": 1}],
+                            "throttleWriteIOPSDevice": [{"major": 8, "minor": 0, "rate": 1}]},
+                "hugepageLimits": [{"pageSize": "2MB", "limit": 1}],
+                "network": {"classID": 1, "priorities": [{"name": "eth0", "priority": 1}]},
+                "rdma": {"mlx5_1": {"hcaHandles": 1, "hcaObjects": 2}},
+                "unified": {"memory.high": "1"}
+            }
+        }
+    })
+}
+
+/// The JSON pointers of everything in a value.
+fn places(value: &Value, at: &str, found: &mut Vec<String>) {
+    let below: Vec<(String, &Value)> = match value {
+        Value::Object(fields) => fields.iter().map(|(name, value)| (name.clone(), value)).collect(),
+        Value::Array(items) => items
+            .iter()
+            .enumerate()
+            .map(|(n, value)| (n.to_string(), value))
+            .collect(),
+        _ => Vec::new(),
+    };
+    for (name, value) in below {
+        let place = format!("{at}/{}", name.replace('~', "~0").replace('/', "~1"));
+        places(value, &place, found);
+        found.push(place);
+    }
+}
+
+#[test]
+fn each_field_of_the_specification_is_named_when_its_type_is_wrong() {
+    let whole = whole_spec();
+    parse(&serde_json::to_vec(&whole).unwrap()).unwrap();
+    let mut all = Vec::new();
+    places(&whole, "", &mut all);
+    let mut unnamed = Vec::new();
+    for place in &all {
+        let mut spec = whole.clone();
+        let value = spec.pointer_mut(place).unwrap();
+        *value = if value.is_boolean() || value.is_number() {
+            json!(["x"])
+        } else {
+            json!(-7.5)
+        };
+        // An item of a list is told by the list's name and its number.
+        let name = place.rsplit('/').find(|part| part.parse::<u32>().is_err()).unwrap();
+        match parse(&serde_json::to_vec(&spec).unwrap()) {
+            Ok(_) => unnamed.push(format!("{place} is taken")),
+            Err(error) if !error.message.contains(name) => unnamed.push(format!("{place}: {}", error.message)),
+            Err(_) => (),
+        }
+    }
+    assert!(all.len() > 200, "{}", all.len());
+    assert!(unnamed.is_empty(), "{}", unnamed.join("\n"));
 }
