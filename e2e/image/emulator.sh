@@ -7,7 +7,7 @@
 # more, whether the guest has interrupts on or not. Such guests hang on a lock that they hold, or die of a double fault.
 #
 # A quarter of the time went into finding translated code, after each flush of the TLB and each change of a page with code. What was
-# found before stays noted now, and counts again when its page is still where it was. For one emulated CPU, which is all a host has.
+# found before stays noted, and counts again when its page is still where it was. For one emulated CPU, which is all a host has.
 
 EMULATOR_VERSION=10.0.2
 EMULATOR_SHA256=0901da33844a331bf8b3602b9c1fbd178e60b737c8e3ade678255bd090c9b9f1

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import time
-import zlib
 from pathlib import Path
 
 import pytest
@@ -32,7 +31,7 @@ def pytest_addoption(parser):
     parser.addoption("--runc-fresh", action="store_true", help="ask runc again although its answers are recorded")
     parser.addoption("--record", action="store_true", help="also write runc's answers to RECORDED, for the tree")
     parser.addoption("--long", action="store_true", help="the long suites too")
-    parser.addoption("--turn", type=int, help=f"any number: one of {TURNS} parts of the suites that are marked in_turns, instead of all")
+    parser.addoption("--turn", type=int, help=f"a number: of the suites that are marked in_turns one of {TURNS} parts")
     parser.addoption("--part", type=percentages, default=(0, 100), help="FROM-TO: only this part of the tests, in percent")
 
 
@@ -69,19 +68,26 @@ def known_gaps():
     return [line.split(None, 1) for line in lines if line and not line.startswith("#")]
 
 
-def has_its_turn(item, turn):
-    """Whether a run of this turn takes the test. Facts that share a container take their turn together."""
-    asked = [item.callspec.params[kind] for kind in ("case", "group") if kind in item.callspec.params] if hasattr(item, "callspec") else []
-    if not asked or not item.get_closest_marker("in_turns"):
-        return True
-    return zlib.crc32(asked[0].name.encode()) % TURNS == turn % TURNS
+def waiting(items, turn):
+    """Those of the tests marked in_turns that a run of this turn leaves out. Facts that share a container take their turn together."""
+    numbers = {}
+    left_out = []
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        asked = parameters.get("case") or parameters.get("group")
+        if asked and item.get_closest_marker("in_turns"):
+            number = numbers.setdefault((item.path, asked.name), len(numbers))
+            if number % TURNS != turn % TURNS:
+                left_out.append(item)
+    return left_out
 
 
 def pytest_collection_modifyitems(config, items):
     turn = config.getoption("--turn")
     if turn is not None:
-        config.hook.pytest_deselected(items=[item for item in items if not has_its_turn(item, turn)])
-        items[:] = [item for item in items if has_its_turn(item, turn)]
+        left_out = waiting(items, turn)
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     start, end = (len(items) * percent // 100 for percent in config.getoption("--part"))
     config.hook.pytest_deselected(items=items[:start] + items[end:])
     items[:] = items[start:end]
