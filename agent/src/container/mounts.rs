@@ -143,6 +143,10 @@ pub fn prepare(spec: &mut Spec, rootfs: &Path) -> Result<(Unfinished, Originals)
             true => take_over(mount, &place, rootfs, &earlier).map_err(failed)?,
             false => None,
         };
+        if mount.source().is_none() && !is_bind(mount) {
+            // libcontainer asks for one where the kernel does not.
+            mount.set_source(Some(PathBuf::new()));
+        }
         if let Some(options) = mount.options_mut() {
             // libcontainer takes these for the file system's.
             options.retain(|option| ![NO_LINKS, LINKS, COPY_UP].contains(&option.as_str()));

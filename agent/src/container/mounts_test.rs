@@ -303,3 +303,16 @@ fn a_copy_is_made_before_the_container_and_bound_there() {
     .unwrap();
     std::fs::remove_dir_all(base).unwrap();
 }
+
+#[test]
+fn a_file_system_needs_no_source() {
+    let types = ["tmpfs", "proc", "mqueue", "bind"];
+    let mounts = types.map(|typ| json!({ "destination": format!("/{typ}"), "type": typ }));
+    let sources: Vec<_> = prepared_mounts(json!(mounts))
+        .unwrap()
+        .iter()
+        .map(|mount| mount.source().clone())
+        .collect();
+    let empty = Some(PathBuf::new());
+    assert_eq!(sources, [empty.clone(), empty.clone(), empty, None]);
+}
