@@ -10,7 +10,6 @@ use oci_spec::runtime::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
@@ -34,23 +33,26 @@ pub struct Joined<'a> {
 
 /// Reads the client's spec.
 pub fn parse(json: &[u8]) -> Result<Spec> {
-    read("OCI spec", &with_known_flags(json, "/process/scheduler/flags"))
+    read_with_process("OCI spec", json, "/process/scheduler/flags")
 }
 
-/// JSON of a client in which the flags of the scheduler have the names that oci-spec knows: it has one that is not the specification's.
-fn with_known_flags<'a>(json: &'a [u8], flags: &str) -> Cow<'a, [u8]> {
-    const SPECIFIED: &str = "SCHED_FLAG_RESET_ON_FORK";
-    if !json.windows(SPECIFIED.len()).any(|part| part == SPECIFIED.as_bytes()) {
-        return Cow::Borrowed(json);
+/// Reads JSON with a process, whose scheduler's flags are at `flags`: for one of them oci-spec has another name than the specification.
+fn read_with_process<T: DeserializeOwned>(what: &str, json: &[u8], flags: &str) -> Result<T> {
+    read(what, json).or_else(|error| match with_known_flags(json, flags) {
+        Some(json) => read(what, &json),
+        None => Err(error),
+    })
+}
+
+/// The JSON with the flags as oci-spec names them. None: it has no flags, or is none.
+fn with_known_flags(json: &[u8], flags: &str) -> Option<Vec<u8>> {
+    let mut value: Value = serde_json::from_slice(json).ok()?;
+    for flag in value.pointer_mut(flags)?.as_array_mut()? {
+        if flag == "SCHED_FLAG_RESET_ON_FORK" {
+            *flag = Value::from("SCHED_RESET_ON_FORK");
+        }
     }
-    let Ok(mut value) = serde_json::from_slice::<Value>(json) else {
-        return Cow::Borrowed(json);
-    };
-    let flags = value.pointer_mut(flags).and_then(Value::as_array_mut);
-    for flag in flags.into_iter().flatten().filter(|flag| **flag == SPECIFIED) {
-        *flag = Value::from("SCHED_RESET_ON_FORK");
-    }
-    Cow::Owned(value.to_string().into_bytes())
+    serde_json::to_vec(&value).ok()
 }
 
 /// Reads JSON of a client. An error names the field that is wrong. `what`: in the words of a user.
@@ -64,7 +66,7 @@ fn read<T: DeserializeOwned>(what: &str, json: &[u8]) -> Result<T> {
 
 /// Reads the OCI process object of an exec. It has the `capabilities` of its container unless it names its own.
 pub fn parse_process(json: &[u8], capabilities: Option<&LinuxCapabilities>) -> Result<Process> {
-    let mut process: Process = read("process description", &with_known_flags(json, "/scheduler/flags"))?;
+    let mut process: Process = read_with_process("process description", json, "/scheduler/flags")?;
     if process.capabilities().is_none() {
         process.set_capabilities(capabilities.cloned());
     }

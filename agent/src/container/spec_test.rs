@@ -245,6 +245,15 @@ fn a_field_of_the_wrong_type_is_named() {
     assert!(more.contains("trailing characters"), "{more}");
 }
 
+#[test]
+fn the_schedulers_flag_has_the_name_of_the_specification() {
+    let process = br#"{"cwd":"/","user":{"uid":0,"gid":0},
+                       "scheduler":{"policy":"SCHED_BATCH","flags":["SCHED_FLAG_RESET_ON_FORK"]}}"#;
+    let process = parse_process(process, None).unwrap();
+    let flags = process.scheduler().as_ref().unwrap().flags().clone().unwrap();
+    assert_eq!(flags, [oci_spec::runtime::LinuxSchedulerFlag::SchedResetOnFork]);
+}
+
 /// A spec with every field of the specification that a Linux container has.
 fn whole_spec() -> Value {
     let hook = json!([{"path": "/p", "args": ["p"], "env": ["A=b"], "timeout": 5}]);
